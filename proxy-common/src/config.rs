@@ -1,0 +1,120 @@
+//! CONFIG: what holds for every packet. An array of one element, written by the agent.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::{Addr4, Addr6, Address, SERVICE_CIDRS_MAX, pod};
+
+/// Value of CONFIG.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+pub struct Config {
+    /// Cookie of the node's own network namespace: tells host sockets from pod sockets.
+    pub host_netns_cookie: u64,
+    /// [`crate::ABI_VERSION`] of the writer; 0: nothing is configured, every program passes.
+    pub abi_version: u32,
+    /// Kernel ticks per second: the unit of the jiffies clock.
+    pub hz: u32,
+    /// [`flags`].
+    pub flags: u32,
+    /// Bit set in `skb->mark` of packets that we redirect, cleared by the next program (P-3).
+    pub redirect_mark: u32,
+    /// First and last port of two SNAT ranges (P-13), in host order.
+    pub snat_ports: [[u16; 2]; 2],
+    /// A [`DetectLocal`] as number.
+    pub detect_local: u32,
+    /// Idle lifetimes, in seconds.
+    pub timeouts: Timeouts,
+    /// What differs in IPv4.
+    pub v4: FamilyConfig<Addr4>,
+    /// What differs in IPv6.
+    pub v6: FamilyConfig<Addr6>,
+}
+const _: () = assert!(size_of::<Config>() == 296);
+
+/// Bits of [`Config::flags`].
+pub mod flags {
+    /// kube-proxy's SNAT rows exactly: `--masquerade=always` (S-091).
+    pub const MASQUERADE_ALWAYS: u32 = 1 << 0;
+    /// `masqueradeAll` (S-092).
+    pub const MASQUERADE_ALL: u32 = 1 << 1;
+    /// Translate connected UDP sockets too: `--socket-udp=connected` (P-11).
+    pub const SOCKET_UDP_CONNECTED: u32 = 1 << 2;
+    /// Socket LB for sockets of the node's own namespace only (S-206).
+    pub const SOCKET_HOST_ONLY: u32 = 1 << 3;
+    /// NodePorts on loopback addresses, by the socket hooks (S-119d).
+    pub const LOOPBACK_NODE_PORTS: u32 = 1 << 4;
+    /// Leave unallocated ServiceCIDR addresses alone (the exemption of S-078).
+    pub const KEEP_UNALLOCATED: u32 = 1 << 5;
+}
+
+/// Idle lifetimes of flows, in seconds (S-122).
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+pub struct Timeouts {
+    /// TCP, both directions seen.
+    pub tcp_established_secs: u32,
+    /// TCP, no reply yet.
+    pub tcp_handshake_secs: u32,
+    /// TCP, closed by both sides or reset.
+    pub tcp_closing_secs: u32,
+    /// UDP and others, no reply yet.
+    pub udp_unreplied_secs: u32,
+    /// UDP and others, both directions seen.
+    pub udp_stream_secs: u32,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            tcp_established_secs: 24 * 3600,
+            tcp_handshake_secs: 60,
+            tcp_closing_secs: 120,
+            udp_unreplied_secs: 30,
+            udp_stream_secs: 120,
+        }
+    }
+}
+
+/// Who counts as a pod (S-083).
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DetectLocal {
+    /// No detector: nobody does.
+    None = 0,
+    /// Source in [`FamilyConfig::pods`] (ClusterCIDR and NodeCIDR mode).
+    Cidr = 1,
+    /// Entered by an interface with [`crate::interface::flags::DETECTED`].
+    Interface = 2,
+}
+
+/// The part of [`Config`] of one family.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FamilyConfig<A: Address> {
+    /// Sources that are pods; not used: no detector in this family.
+    pub pods: Cidr<A>,
+    /// The ServiceCIDRs (S-078). Those that do not fit are in CLUSTER_IPS only.
+    pub service_cidrs: [Cidr<A>; SERVICE_CIDRS_MAX],
+}
+pod!(FamilyConfig<A>, 60, 180);
+
+/// A CIDR as network and mask.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cidr<A: Address> {
+    /// Network address.
+    pub network: A,
+    /// Mask.
+    pub mask: A,
+    /// 1: in use; 0: matches nothing.
+    pub used: u32,
+}
+pod!(Cidr<A>, 12, 36);
+
+impl<A: Address> Cidr<A> {
+    /// True if it is in use and contains `addr`.
+    #[inline(always)]
+    pub fn contains(&self, addr: &A) -> bool {
+        self.used != 0 && addr.is_in(&self.network, &self.mask)
+    }
+}
