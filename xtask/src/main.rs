@@ -1,1 +1,50 @@
-fn main() {}
+//! `cargo xtask VERB`: what a developer runs. Each verb prepares what it needs by itself.
+
+use clap::{Parser, Subcommand};
+
+mod build;
+mod check;
+mod command;
+mod demo;
+mod progress;
+mod setup;
+mod test;
+mod tidy;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Builds, tests and demonstrates shunt.")]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Builds the BPF object into target/bpf/shunt-ebpf.o
+    BuildEbpf,
+    /// Builds the agent, with the BPF object inside, into target/release/shunt
+    Build,
+    /// Runs all tests, set-up included (root)
+    Test(test::Options),
+    /// Runs rustfmt, clippy on host and BPF targets, and tidy
+    Check,
+    /// Shows Services at work in a small cluster of network namespaces on this machine (root)
+    Demo(demo::Options),
+}
+
+fn main() -> std::process::ExitCode {
+    let outcome = match Arguments::parse().verb {
+        Verb::BuildEbpf => build::ebpf().map(drop),
+        Verb::Build => build::agent().map(drop),
+        Verb::Test(options) => test::run(&options),
+        Verb::Check => check::run(),
+        Verb::Demo(options) => demo::run(&options),
+    };
+    match outcome {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! `cargo xtask check`: rustfmt, clippy on the host and for BPF, tidy.
+
+use anyhow::{Result, bail};
+
+use crate::build;
+use crate::command;
+use crate::tidy;
+
+/// Runs every check and fails when one of them did.
+pub fn run() -> Result<()> {
+    let mut failed = Vec::new();
+    let mut step = |name: &str, outcome: Result<()>| {
+        if let Err(error) = outcome {
+            eprintln!("check: {name}: {error:#}");
+            failed.push(name.to_owned());
+        }
+    };
+    step("tidy", tidy::run());
+    step(
+        "rustfmt",
+        command::run(command::bare_cargo("fmt").args(["--all", "--check"])),
+    );
+    let mut clippy = command::cargo("clippy");
+    clippy
+        .args(["--workspace", "--all-targets"])
+        .env("SHUNT_EBPF_OBJECT", build::object());
+    step(
+        "clippy",
+        command::run(clippy.args(["--", "-D", "warnings"])),
+    );
+    step("clippy for BPF", build::lint_ebpf());
+    if !failed.is_empty() {
+        bail!("failed: {}", failed.join(", "));
+    }
+    println!("check: all good");
+    Ok(())
+}

@@ -1,0 +1,47 @@
+//! Bootstrap: finds what a verb needs, or installs it, and says what it did or what is missing.
+//! Every step looks at the thing itself, so a second run costs nothing.
+
+pub mod lab;
+mod linker;
+mod packages;
+mod toolchain;
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+
+use crate::command;
+
+pub use toolchain::BpfRust;
+
+/// What builds the BPF object.
+pub struct BpfTools {
+    /// The compiler.
+    pub rust: BpfRust,
+    /// The linker that makes one BPF object of LLVM bitcode.
+    pub linker: PathBuf,
+}
+
+/// Finds or installs the compiler and the linker for BPF.
+pub fn bpf_tools() -> Result<BpfTools> {
+    let rust = toolchain::find_or_install()?;
+    let linker = linker::find_or_install(rust.llvm)?;
+    Ok(BpfTools { rust, linker })
+}
+
+/// Finds or installs the programs that make network namespaces and rules.
+pub fn network_tools() -> Result<()> {
+    packages::ensure_programs(&[
+        ("ip", "iproute2"),
+        ("nft", "nftables"),
+        ("iptables", "iptables"),
+    ])
+}
+
+/// Fails where this process may not load BPF programs or make network namespaces.
+pub fn require_root(verb: &str, instead: &str) -> Result<()> {
+    if !command::is_root() {
+        bail!("`cargo xtask {verb}` loads BPF programs and makes network namespaces: {instead}");
+    }
+    Ok(())
+}
