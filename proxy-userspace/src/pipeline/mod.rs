@@ -1,0 +1,3 @@
+//! The object's path: watch, store, desired, diff, apply.
+
+pub mod watch;

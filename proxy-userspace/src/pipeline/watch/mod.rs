@@ -1,0 +1,85 @@
+//! Stage 1 of the object's path: the API objects, from manifest files or from the API server, as
+//! one stream of events.
+//!
+//! Both sources keep the same promises. Every kind is listed completely (`Restarted`, `Applied`,
+//! `Listed`) before its first change; an object that cannot be decoded is `Rejected` alone; what the
+//! labels of S-002 and S-004 hide is never seen, and what they come to hide is `Deleted`; of the
+//! Nodes only this one is passed on (S-001).
+
+pub mod check;
+pub mod decode;
+pub mod follow;
+pub mod located;
+pub mod manifests;
+
+use std::path::PathBuf;
+
+use tokio::sync::mpsc;
+
+use crate::objects::{Kind, Object, ObjectEvent};
+
+/// Every watched kind.
+pub const KINDS: [Kind; 4] =
+    [Kind::ServiceCidr, Kind::Node, Kind::Service, Kind::EndpointSlice];
+
+/// A Service with this label belongs to another proxy (S-002).
+pub const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+
+/// A slice with this label is not for proxies (S-004).
+pub const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
+
+/// Events that may wait between the source and the store.
+const QUEUED_EVENTS_MAX: usize = 1024;
+
+/// Where the objects come from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// Files and folders.
+    Manifests(Vec<PathBuf>),
+}
+
+/// The source cannot be watched at all.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// A given path does not exist or is not readable.
+    #[error("manifests in {path}")]
+    Manifests {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// No inotify.
+    #[error("following the manifests")]
+    Notify(#[source] notify::Error),
+    /// No thread.
+    #[error("starting the thread that follows the manifests")]
+    Thread(#[source] std::io::Error),
+}
+
+/// Starts watching; it ends when the receiver is dropped. Needs a tokio runtime.
+pub async fn start(
+    source: Source,
+    node_name: &str,
+) -> Result<mpsc::Receiver<ObjectEvent>, WatchError> {
+    let (sender, receiver) = mpsc::channel(QUEUED_EVENTS_MAX);
+    match source {
+        Source::Manifests(roots) => follow::spawn(roots, node_name.to_owned(), sender)?,
+    }
+    Ok(receiver)
+}
+
+/// True for an object that this node's agent must not see: what the API server leaves out by the
+/// selectors of the watch.
+pub fn hidden(object: &Object, node_name: &str) -> bool {
+    match object {
+        Object::Service(service) => {
+            service.metadata.labels.contains_key(PROXY_NAME_LABEL)
+                || service.spec.cluster_ip.as_deref() == Some("None")
+        }
+        Object::EndpointSlice(slice) => slice.metadata.labels.contains_key(HEADLESS_LABEL),
+        Object::Node(node) => node.metadata.name != node_name,
+        Object::ServiceCidr(_) => false,
+    }
+}
