@@ -1,0 +1,203 @@
+//! What a probe is asked to do.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Answer, Report, StreamReport};
+
+/// How long one connection may take, unless a plan says otherwise.
+const TIMEOUT_MS: u64 = 5_000;
+
+/// One line to a probe.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// Listen.
+    Serve(Server),
+    /// Connect again and again.
+    Connect(Plan),
+    /// Send a long stream and verify its echo.
+    Stream(StreamPlan),
+    /// Open one connection and hold it.
+    Open(Held),
+    /// Send `payload` bytes over the held connection with this number, and verify the echo.
+    Ask {
+        /// As returned by `Open`.
+        connection: usize,
+        /// How many bytes.
+        payload: usize,
+    },
+    /// End a running `Connect`: its report is the only response.
+    Finish,
+    /// Go on when the parent is gone.
+    Detach,
+}
+
+/// One line from a probe.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Response {
+    /// Done; a server listens.
+    Ready,
+    /// To `Connect` and `Finish`.
+    Report(Report),
+    /// To `Stream`.
+    Stream(StreamReport),
+    /// To `Open`: the connection's number, and what the server said.
+    Opened(usize, Answer),
+    /// To `Ask`.
+    Answer(Answer),
+    /// It did not work: the error's name (`ECONNREFUSED`, `TIMEOUT`).
+    Failed(String),
+}
+
+/// A server that echoes, and first says its name and what it sees of the client.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Server {
+    /// What it calls itself.
+    pub name: String,
+    /// Tcp, or any other kind for UDP.
+    pub socket: SocketKind,
+    /// Where it listens.
+    pub listen: SocketAddr,
+}
+
+/// Which calls a client makes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub enum SocketKind {
+    /// Non-blocking connect().
+    Tcp,
+    /// Blocking connect().
+    TcpBlocking,
+    /// sendto() and recvfrom(): every answer has to come from the address that was asked.
+    Udp,
+    /// connect(), send() and recv().
+    UdpConnected,
+}
+
+/// Many connections, one after the other.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    /// Where to.
+    pub to: SocketAddr,
+    /// How.
+    pub socket: SocketKind,
+    /// How many.
+    pub amount: Amount,
+    /// Bytes that each connection has echoed.
+    pub payload: usize,
+    /// Limit of every single wait.
+    pub timeout_ms: u64,
+    /// The address to bind first. With a port only one connection at a time can exist.
+    pub source: Option<SocketAddr>,
+}
+
+/// How many connections.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Amount {
+    /// This many.
+    Times(u32),
+    /// Until `Request::Finish`.
+    UntilFinish,
+}
+
+/// One connection that stays open.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Held {
+    /// Where to.
+    pub to: SocketAddr,
+    /// How.
+    pub socket: SocketKind,
+    /// Limit of every single wait.
+    pub timeout_ms: u64,
+}
+
+/// A long TCP stream, sent and received at once.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StreamPlan {
+    /// Where to.
+    pub to: SocketAddr,
+    /// How many bytes each way.
+    pub bytes: u64,
+    /// Limit of every single wait.
+    pub timeout_ms: u64,
+}
+
+impl SocketKind {
+    /// Whether it is a TCP socket.
+    pub fn is_tcp(self) -> bool {
+        matches!(self, Self::Tcp | Self::TcpBlocking)
+    }
+}
+
+impl Plan {
+    /// One connection without payload.
+    pub fn new(socket: SocketKind, to: SocketAddr) -> Self {
+        Self {
+            to,
+            socket,
+            amount: Amount::Times(1),
+            payload: 0,
+            timeout_ms: TIMEOUT_MS,
+            source: None,
+        }
+    }
+
+    /// This many connections.
+    pub fn times(self, count: u32) -> Self {
+        Self {
+            amount: Amount::Times(count),
+            ..self
+        }
+    }
+
+    /// Connections until the parent asks for the report.
+    pub fn until_finish(self) -> Self {
+        Self {
+            amount: Amount::UntilFinish,
+            ..self
+        }
+    }
+
+    /// Bytes that each connection has echoed.
+    pub fn payload(self, bytes: usize) -> Self {
+        Self {
+            payload: bytes,
+            ..self
+        }
+    }
+
+    /// Limit of every single wait.
+    pub fn timeout_ms(self, timeout_ms: u64) -> Self {
+        Self { timeout_ms, ..self }
+    }
+
+    /// The address to bind first.
+    pub fn from(self, source: SocketAddr) -> Self {
+        Self {
+            source: Some(source),
+            ..self
+        }
+    }
+}
+
+impl Held {
+    /// With the usual limit.
+    pub fn new(socket: SocketKind, to: SocketAddr) -> Self {
+        Self {
+            to,
+            socket,
+            timeout_ms: TIMEOUT_MS,
+        }
+    }
+}
+
+impl StreamPlan {
+    /// With the usual limit.
+    pub fn new(to: SocketAddr, bytes: u64) -> Self {
+        Self {
+            to,
+            bytes,
+            timeout_ms: TIMEOUT_MS,
+        }
+    }
+}
