@@ -4,3 +4,4 @@ pub mod ip_text;
 pub mod maps;
 pub mod objects;
 pub mod pipeline;
+pub mod settings;
