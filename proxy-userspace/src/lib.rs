@@ -1,7 +1,22 @@
 //! The agent and its command line: the object's path, from the watch to the maps.
 
+pub mod datapath;
 pub mod ip_text;
 pub mod maps;
 pub mod objects;
 pub mod pipeline;
 pub mod settings;
+
+/// An error and its causes, as one line of text.
+pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,180 @@
+//! The catalogue of maps: name, type and sizes of every map of the ABI. It decides whether what
+//! is pinned is ours, and how large maps are made.
+
+use proxy_common::{
+    AFFINITY_DEFAULT, Addr4, Addr6, Address, AffinityEntry, AffinityKey, BACKENDS_DEFAULT, Backend,
+    CLUSTER_IPS_DEFAULT, ClusterIpKey, Config, Connection, FLOWS_DEFAULT, FRAGMENTS_MAX,
+    FRONTENDS_DEFAULT, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey,
+    HANDSHAKES_DEFAULT, INTERFACES_MAX, Interface, NODE_ADDRESSES_MAX, SLOTS_DEFAULT,
+    SOCKETS_DEFAULT, SOURCE_RANGES_DEFAULT, SocketEntry, SocketKey, SourceRangeKey, port_filter,
+    reasons,
+};
+
+/// Sizes of the maps whose size is a matter of taste. A pinned map keeps its size.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MapSizes {
+    /// FRONTENDS and FRONTEND_IDS.
+    pub frontends: u32,
+    /// BACKENDS.
+    pub backends: u32,
+    /// SLOTS.
+    pub slots: u32,
+    /// FLOWS.
+    pub flows: u32,
+    /// HANDSHAKES.
+    pub handshakes: u32,
+    /// AFFINITY.
+    pub affinity: u32,
+    /// SOCKETS.
+    pub sockets: u32,
+    /// CLUSTER_IPS.
+    pub cluster_ips: u32,
+    /// SOURCE_RANGES.
+    pub source_ranges: u32,
+}
+
+impl Default for MapSizes {
+    fn default() -> Self {
+        Self {
+            frontends: FRONTENDS_DEFAULT,
+            backends: BACKENDS_DEFAULT,
+            slots: SLOTS_DEFAULT,
+            flows: FLOWS_DEFAULT,
+            handshakes: HANDSHAKES_DEFAULT,
+            affinity: AFFINITY_DEFAULT,
+            sockets: SOCKETS_DEFAULT,
+            cluster_ips: CLUSTER_IPS_DEFAULT,
+            source_ranges: SOURCE_RANGES_DEFAULT,
+        }
+    }
+}
+
+/// `enum bpf_map_type` of the types in use.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MapKind {
+    /// Hash.
+    Hash = 1,
+    /// Array.
+    Array = 2,
+    /// Array with a value per CPU.
+    PerCpuArray = 6,
+    /// Hash that drops what was longest unused.
+    LruHash = 9,
+    /// Longest prefix match.
+    LpmTrie = 11,
+}
+
+/// What one map must be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MapSpec {
+    /// Name in the BPF object and below the pins.
+    pub name: &'static str,
+    /// Type.
+    pub kind: MapKind,
+    /// Bytes of a key.
+    pub key_size: u32,
+    /// Bytes of a value.
+    pub value_size: u32,
+    /// Elements.
+    pub max_entries: u32,
+}
+
+/// All maps, in the order in which they are made.
+pub fn catalog(sizes: &MapSizes) -> Vec<MapSpec> {
+    let mut maps = Vec::new();
+    family::<Addr4>(sizes, &NAMES4, &mut maps);
+    family::<Addr6>(sizes, &NAMES6, &mut maps);
+    maps.extend([
+        spec::<u32, u64>("SLOTS", MapKind::Array, sizes.slots),
+        spec::<u32, u64>("PORT_FILTER", MapKind::Array, port_filter::PORT_FILTER_LEN),
+        spec::<u32, u64>("COUNTERS", MapKind::PerCpuArray, reasons::COUNTERS_LEN),
+        spec::<u32, Config>("CONFIG", MapKind::Array, 1),
+        spec::<u32, Interface>("INTERFACES", MapKind::Hash, INTERFACES_MAX),
+    ]);
+    maps
+}
+
+/// Map names of one family.
+#[derive(Debug)]
+pub struct FamilyNames {
+    /// FRONTEND_IDS.
+    pub frontend_ids: &'static str,
+    /// FRONTENDS.
+    pub frontends: &'static str,
+    /// BACKENDS.
+    pub backends: &'static str,
+    /// NODE_ADDRESSES.
+    pub node_addresses: &'static str,
+    /// SOURCE_RANGES.
+    pub source_ranges: &'static str,
+    /// CLUSTER_IPS.
+    pub cluster_ips: &'static str,
+    /// HANDSHAKES.
+    pub handshakes: &'static str,
+    /// FLOWS.
+    pub flows: &'static str,
+    /// AFFINITY.
+    pub affinity: &'static str,
+    /// FRAGMENTS.
+    pub fragments: &'static str,
+    /// SOCKETS.
+    pub sockets: &'static str,
+}
+
+/// Names of the IPv4 maps.
+pub static NAMES4: FamilyNames = FamilyNames {
+    frontend_ids: "FRONTEND_IDS4",
+    frontends: "FRONTENDS4",
+    backends: "BACKENDS4",
+    node_addresses: "NODE_ADDRESSES4",
+    source_ranges: "SOURCE_RANGES4",
+    cluster_ips: "CLUSTER_IPS4",
+    handshakes: "HANDSHAKES4",
+    flows: "FLOWS4",
+    affinity: "AFFINITY4",
+    fragments: "FRAGMENTS4",
+    sockets: "SOCKETS4",
+};
+
+/// Names of the IPv6 maps.
+pub static NAMES6: FamilyNames = FamilyNames {
+    frontend_ids: "FRONTEND_IDS6",
+    frontends: "FRONTENDS6",
+    backends: "BACKENDS6",
+    node_addresses: "NODE_ADDRESSES6",
+    source_ranges: "SOURCE_RANGES6",
+    cluster_ips: "CLUSTER_IPS6",
+    handshakes: "HANDSHAKES6",
+    flows: "FLOWS6",
+    affinity: "AFFINITY6",
+    fragments: "FRAGMENTS6",
+    sockets: "SOCKETS6",
+};
+
+fn family<A: Address>(sizes: &MapSizes, names: &FamilyNames, maps: &mut Vec<MapSpec>) {
+    use MapKind::{Array, Hash, LpmTrie, LruHash};
+    maps.extend([
+        spec::<FrontendKey<A>, u32>(names.frontend_ids, Hash, sizes.frontends),
+        spec::<u32, Frontend<A>>(names.frontends, Array, sizes.frontends),
+        spec::<u32, Backend<A>>(names.backends, Array, sizes.backends),
+        spec::<A, u32>(names.node_addresses, Hash, NODE_ADDRESSES_MAX),
+        spec::<SourceRangeKey<A>, u32>(names.source_ranges, LpmTrie, sizes.source_ranges),
+        spec::<ClusterIpKey<A>, u32>(names.cluster_ips, LpmTrie, sizes.cluster_ips),
+        spec::<FlowKey<A>, Connection<A>>(names.handshakes, LruHash, sizes.handshakes),
+        spec::<FlowKey<A>, Connection<A>>(names.flows, LruHash, sizes.flows),
+        spec::<AffinityKey<A>, AffinityEntry>(names.affinity, LruHash, sizes.affinity),
+        spec::<FragmentKey<A>, FragmentPorts>(names.fragments, LruHash, FRAGMENTS_MAX),
+        spec::<SocketKey<A>, SocketEntry<A>>(names.sockets, LruHash, sizes.sockets),
+    ]);
+}
+
+fn spec<K, V>(name: &'static str, kind: MapKind, max_entries: u32) -> MapSpec {
+    MapSpec {
+        name,
+        kind,
+        key_size: size_of::<K>() as u32,
+        value_size: size_of::<V>() as u32,
+        max_entries,
+    }
+}

@@ -1,0 +1,159 @@
+//! What the datapath must know of this machine: its clock, its network namespace, its ports.
+
+use std::fs;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::time::{Duration, Instant};
+
+use super::sys;
+
+/// Kernel ticks per second, by two runs of the jiffies program a while apart.
+///
+/// Kernels are built with 100, 250, 300 or 1000; the nearest one is taken.
+pub fn measure_hz(jiffies: BorrowedFd<'_>) -> io::Result<u32> {
+    const APART: Duration = Duration::from_millis(200);
+    let first = run(jiffies)?;
+    std::thread::sleep(APART);
+    let second = run(jiffies)?;
+    let elapsed = second.0.duration_since(first.0).as_secs_f64();
+    let ticks = second.1.wrapping_sub(first.1) & 0x7fff_ffff;
+    Ok(nearest_hz(f64::from(ticks) / elapsed))
+}
+
+fn run(jiffies: BorrowedFd<'_>) -> io::Result<(Instant, u32)> {
+    let ticks = sys::test_run(jiffies, &[0; 64])?;
+    Ok((Instant::now(), ticks))
+}
+
+fn nearest_hz(measured: f64) -> u32 {
+    let distance = |hz: &u32| (f64::from(*hz).ln() - measured.max(1.0).ln()).abs();
+    let rates = [100, 250, 300, 1000];
+    let nearest = rates
+        .into_iter()
+        .min_by(|a, b| distance(a).total_cmp(&distance(b)));
+    nearest.unwrap_or(250)
+}
+
+/// The cookie of this thread's network namespace (5.14), or 0 where the kernel does not tell:
+/// host sockets cannot be told from pod sockets then.
+pub fn netns_cookie() -> u64 {
+    const SO_NETNS_COOKIE: i32 = 71;
+    let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
+    // SAFETY: a system call without addresses.
+    let fd = unsafe { libc::socket(libc::AF_INET, kind, 0) };
+    if fd < 0 {
+        return 0;
+    }
+    // SAFETY: the kernel has just returned this descriptor.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let mut cookie = 0_u64;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    let pointer = std::ptr::from_mut(&mut cookie).cast();
+    let fd = socket.as_raw_fd();
+    // SAFETY: the kernel writes at most `len` bytes behind the pointer, the size of the cookie.
+    let result =
+        unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, SO_NETNS_COOKIE, pointer, &raw mut len) };
+    if result == 0 { cookie } else { 0 }
+}
+
+/// Checks what packets on their way through need, and keeps SNAT ports from local processes.
+/// Nothing here is fatal: what is wrong is logged with what to do (P-13).
+pub fn prepare(snat_ports: &[[u16; 2]; 2]) {
+    let forwarding = [
+        (
+            "/proc/sys/net/ipv4/ip_forward",
+            "sysctl -w net.ipv4.ip_forward=1",
+        ),
+        (
+            "/proc/sys/net/ipv6/conf/all/forwarding",
+            "sysctl -w net.ipv6.conf.all.forwarding=1",
+        ),
+    ];
+    for (path, remedy) in forwarding {
+        if fs::read_to_string(path).is_ok_and(|text| text.trim() == "0") {
+            tracing::warn!(
+                path,
+                remedy,
+                "forwarding is off: packets to pods are dropped"
+            );
+        }
+    }
+    if let Ok(text) = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")
+        && let Some(range) = parse_range(&text)
+        && snat_ports.iter().any(|ports| overlaps(*ports, range))
+    {
+        tracing::warn!(
+            local_ports = ?range,
+            ?snat_ports,
+            "SNAT ports overlap ip_local_port_range: choose others by --snat-ports"
+        );
+    }
+    if let Err(error) = reserve(snat_ports) {
+        tracing::warn!(%error, "SNAT ports not added to ip_local_reserved_ports");
+    }
+}
+
+fn reserve(snat_ports: &[[u16; 2]; 2]) -> io::Result<()> {
+    const PATH: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+    let reserved = fs::read_to_string(PATH)?;
+    let wanted = with_ranges(reserved.trim(), snat_ports);
+    // The kernel joins and sorts the ranges, so that adding them twice is adding them once.
+    if wanted == reserved.trim() {
+        return Ok(());
+    }
+    fs::write(PATH, wanted)
+}
+
+fn with_ranges(reserved: &str, ranges: &[[u16; 2]; 2]) -> String {
+    let ours = ranges.iter().filter(|range| range[0] != 0);
+    let ours = ours.map(|[first, last]| format!("{first}-{last}"));
+    let known: Vec<&str> = reserved
+        .split(',')
+        .filter(|text| !text.is_empty())
+        .collect();
+    let missing = ours.filter(|range| !known.contains(&range.as_str()));
+    let all: Vec<String> = known
+        .iter()
+        .map(|text| (*text).to_owned())
+        .chain(missing)
+        .collect();
+    all.join(",")
+}
+
+fn parse_range(text: &str) -> Option<[u16; 2]> {
+    let mut numbers = text.split_whitespace().map(str::parse);
+    Some([numbers.next()?.ok()?, numbers.next()?.ok()?])
+}
+
+fn overlaps(a: [u16; 2], b: [u16; 2]) -> bool {
+    a[0] <= b[1] && b[0] <= a[1]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{nearest_hz, overlaps, parse_range, with_ranges};
+
+    #[test]
+    fn hz_is_the_nearest_that_kernels_are_built_with() {
+        let measured = [99.0, 104.0, 248.0, 270.0, 296.0, 940.0, 1010.0];
+        let rates = measured.map(nearest_hz);
+        assert_eq!(rates, [100, 100, 250, 250, 300, 1000, 1000]);
+    }
+
+    #[test]
+    fn reserved_ports_keep_what_others_reserved() {
+        let ours = [[10000, 29999], [61000, 65535]];
+        let all = with_ranges("8080,9000-9100", &ours);
+        assert_eq!(all, "8080,9000-9100,10000-29999,61000-65535");
+        assert_eq!(with_ranges(&all, &ours), all);
+        assert_eq!(with_ranges("", &[[10000, 29999], [0, 0]]), "10000-29999");
+    }
+
+    #[test]
+    fn ranges_that_share_a_port_overlap() {
+        assert_eq!(parse_range("32768\t60999\n"), Some([32768, 60999]));
+        assert!(overlaps([10000, 32768], [32768, 60999]));
+        assert!(!overlaps([10000, 29999], [32768, 60999]));
+    }
+}

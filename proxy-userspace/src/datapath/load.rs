@@ -1,0 +1,222 @@
+//! Loading: the embedded object's maps are made or adopted, its programs verified and pinned.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use aya::EbpfLoader;
+use aya::programs::{CgroupSockAddr, ProgramError, SchedClassifier};
+use proxy_common::{ABI_VERSION, Config};
+
+use super::catalog::MapSizes;
+use super::features::Features;
+use super::pin::{PinError, PinKind, Pins};
+use super::sys;
+
+/// The BPF object that the build embedded; empty where it was built without one.
+pub static EMBEDDED_OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/shunt-ebpf.o"));
+
+/// Programs for interfaces, and the one that reads the jiffies clock.
+const CLASSIFIERS: [&str; 5] = [
+    "tc_ingress",
+    "tc_egress",
+    "tc_ingress_l3",
+    "tc_egress_l3",
+    JIFFIES,
+];
+
+/// Its test run returns the low 31 bits of the jiffies clock.
+pub const JIFFIES: &str = "jiffies";
+
+/// Programs for sockets.
+pub const SOCKET_PROGRAMS: [&str; 8] = [
+    "connect4",
+    "connect6",
+    "sendmsg4",
+    "sendmsg6",
+    "recvmsg4",
+    "recvmsg6",
+    "getpeername4",
+    "getpeername6",
+];
+
+/// Why loading failed.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// There is nothing to load.
+    #[error("built without the BPF object: run cargo xtask build")]
+    NoObject,
+    /// What is pinned cannot be used.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    /// Pins of another version of ours.
+    #[error(
+        "{path} was written by map ABI version {found}, this is version {ABI_VERSION}: \
+         run `shunt cleanup` first (flows are lost), or go back to the other version"
+    )]
+    OtherVersion {
+        /// The CONFIG map.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+    },
+    /// Maps could not be made, or the object is broken.
+    #[error("loading the BPF object")]
+    Object {
+        /// Why.
+        #[source]
+        source: Box<aya::EbpfError>,
+    },
+    /// The object lacks a program.
+    #[error("the BPF object has no program {name} of the expected type")]
+    NoProgram {
+        /// Which.
+        name: &'static str,
+    },
+    /// The kernel refused a program.
+    #[error("the kernel refused the program {name}")]
+    Refused {
+        /// Which.
+        name: &'static str,
+        /// With the verifier's words.
+        #[source]
+        source: Box<ProgramError>,
+    },
+    /// No more descriptors.
+    #[error("keeping the program {name} open")]
+    Descriptor {
+        /// Which.
+        name: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Loaded programs by name.
+#[derive(Debug)]
+pub struct Programs {
+    programs: BTreeMap<&'static str, OwnedFd>,
+}
+
+impl Programs {
+    /// A program by its name in the object.
+    ///
+    /// # Panics
+    /// When the name is not one of those that [`load`] loads.
+    pub fn get(&self, name: &str) -> BorrowedFd<'_> {
+        self.programs[name].as_fd()
+    }
+}
+
+/// Loads `object`: adopts the maps that are pinned, makes and pins the others, and pins the
+/// programs. On an error the pins are as they were.
+pub fn load(
+    object: &[u8],
+    pins: &Pins,
+    sizes: &MapSizes,
+    features: &Features,
+) -> Result<Programs, LoadError> {
+    if object.is_empty() {
+        return Err(LoadError::NoObject);
+    }
+    let before = pins.names(PinKind::Maps);
+    check_version(pins, &before)?;
+    let programs = match load_programs(object, pins, sizes, features) {
+        Ok(programs) => programs,
+        Err(error) => {
+            remove_made_since(pins, &before);
+            return Err(error);
+        }
+    };
+    for (name, program) in &programs.programs {
+        pins.replace(PinKind::Programs, name, program.as_fd())?;
+    }
+    Ok(programs)
+}
+
+/// Refuses pins of another ABI version. A CONFIG without version belongs to an agent that died
+/// before it was configured.
+fn check_version(pins: &Pins, pinned: &BTreeSet<String>) -> Result<(), LoadError> {
+    if !pinned.contains("CONFIG") {
+        return Ok(());
+    }
+    let (map, info) = pins.map("CONFIG")?;
+    let path = pins.path(PinKind::Maps, "CONFIG");
+    // The version is read even where the size differs: it is what the reader can act on.
+    let mut bytes = vec![0; (info.value_size as usize).max(size_of::<Config>())];
+    let key = [0; size_of::<u32>()];
+    sys::map_lookup(map.as_fd(), &key, &mut bytes).map_err(|source| PinError::Open {
+        path: path.clone(),
+        source,
+    })?;
+    let offset = std::mem::offset_of!(Config, abi_version);
+    let found = bytes[offset..offset + size_of::<u32>()].try_into();
+    match found.map_or(0, u32::from_ne_bytes) {
+        0 | ABI_VERSION => Ok(()),
+        found => Err(LoadError::OtherVersion { path, found }),
+    }
+}
+
+fn load_programs(
+    object: &[u8],
+    pins: &Pins,
+    sizes: &MapSizes,
+    features: &Features,
+) -> Result<Programs, LoadError> {
+    let specs = pins.check_maps(sizes)?;
+    let has_set_retval = u8::from(features.set_retval);
+    let mut loader = EbpfLoader::new();
+    // No program is relocated against the kernel's own types, so they need not be read.
+    loader
+        .btf(None)
+        .override_global("HAS_SET_RETVAL", &has_set_retval, true);
+    for spec in &specs {
+        loader
+            .map_max_entries(spec.name, spec.max_entries)
+            .map_pin_path(spec.name, pins.path(PinKind::Maps, spec.name));
+    }
+    let mut ebpf = loader.load(object).map_err(|source| LoadError::Object {
+        source: Box::new(source),
+    })?;
+    let mut programs = BTreeMap::new();
+    for name in CLASSIFIERS.into_iter().chain(SOCKET_PROGRAMS) {
+        let program = ebpf
+            .program_mut(name)
+            .ok_or(LoadError::NoProgram { name })?;
+        programs.insert(name, load_program(name, program)?);
+    }
+    Ok(Programs { programs })
+}
+
+fn load_program(
+    name: &'static str,
+    program: &mut aya::programs::Program,
+) -> Result<OwnedFd, LoadError> {
+    let refused = |source| LoadError::Refused {
+        name,
+        source: Box::new(source),
+    };
+    let wrong_type = |_| LoadError::NoProgram { name };
+    if SOCKET_PROGRAMS.contains(&name) {
+        let program: &mut CgroupSockAddr = program.try_into().map_err(wrong_type)?;
+        program.load().map_err(refused)?;
+    } else {
+        let program: &mut SchedClassifier = program.try_into().map_err(wrong_type)?;
+        program.load().map_err(refused)?;
+    }
+    let fd = program.fd().map_err(refused)?;
+    let fd = fd.as_fd().try_clone_to_owned();
+    fd.map_err(|source| LoadError::Descriptor { name, source })
+}
+
+/// Removes map pins that were made since `before` was listed.
+fn remove_made_since(pins: &Pins, before: &BTreeSet<String>) {
+    for name in pins.names(PinKind::Maps).difference(before) {
+        if let Err(error) = pins.remove(PinKind::Maps, name) {
+            tracing::warn!(%error, "a pin of a failed start remains");
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! The kernel's maps behind the trait [`Maps`]: hashes by system call, arrays by mapped memory.
+
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use bytemuck::Pod;
+use proxy_common::interface::Interface;
+use proxy_common::{
+    Addr4, Addr6, Address, Backend, ClusterIpKey, Config, Frontend, FrontendKey, SourceRangeKey,
+};
+
+use super::catalog::{FamilyNames, NAMES4, NAMES6};
+use super::mmap::MappedArray;
+use super::pin::{PinError, Pins};
+use super::sys;
+use crate::maps::{Capacity, FamilyMaps, MapError, MapResult, Maps};
+
+/// A hash or trie in the kernel.
+#[derive(Debug)]
+struct KernelHash<K, V> {
+    name: &'static str,
+    limit: u32,
+    fd: OwnedFd,
+    types: PhantomData<(K, V)>,
+}
+
+impl<K: Pod, V: Pod> KernelHash<K, V> {
+    fn open(pins: &Pins, name: &'static str) -> Result<Self, PinError> {
+        let (fd, info) = pins.map(name)?;
+        pins.check_sizes(name, &info, [size_of::<K>(), size_of::<V>()])?;
+        Ok(Self {
+            name,
+            limit: info.max_entries,
+            fd,
+            types: PhantomData,
+        })
+    }
+
+    fn insert(&mut self, key: &K, value: &V) -> MapResult {
+        let (key, value) = (bytemuck::bytes_of(key), bytemuck::bytes_of(value));
+        sys::map_update(self.fd.as_fd(), key, value).map_err(|source| {
+            match source.raw_os_error() {
+                // A hash says E2BIG, a trie ENOSPC.
+                Some(libc::E2BIG | libc::ENOSPC) => MapError::Full {
+                    map: self.name,
+                    limit: self.limit,
+                },
+                _ => self.failed(source),
+            }
+        })
+    }
+
+    fn remove(&mut self, key: &K) -> MapResult {
+        sys::map_delete(self.fd.as_fd(), bytemuck::bytes_of(key))
+            .map_err(|source| self.failed(source))
+    }
+
+    fn get(&self, key: &K) -> Option<V> {
+        let mut value = V::zeroed();
+        let bytes = bytemuck::bytes_of_mut(&mut value);
+        let found = sys::map_lookup(self.fd.as_fd(), bytemuck::bytes_of(key), bytes);
+        matches!(found, Ok(true)).then_some(value)
+    }
+
+    fn keys(&self) -> Vec<K> {
+        let mut keys: Vec<K> = Vec::new();
+        let mut next = K::zeroed();
+        // We are the only writer, so no key that we stand on vanishes and restarts the walk; the
+        // bound only guards against a foreign hand in the map.
+        while keys.len() < self.limit as usize {
+            let current = keys.last().map(bytemuck::bytes_of);
+            let bytes = bytemuck::bytes_of_mut(&mut next);
+            if !matches!(sys::map_next_key(self.fd.as_fd(), current, bytes), Ok(true)) {
+                break;
+            }
+            keys.push(next);
+        }
+        keys
+    }
+
+    fn entries(&self) -> Vec<(K, V)> {
+        let keys = self.keys().into_iter();
+        keys.filter_map(|key| Some((key, self.get(&key)?)))
+            .collect()
+    }
+
+    fn failed(&self, source: io::Error) -> MapError {
+        MapError::Write {
+            map: self.name,
+            source,
+        }
+    }
+}
+
+/// A mapped array with its name.
+#[derive(Debug)]
+struct KernelArray<T> {
+    name: &'static str,
+    elements: MappedArray<T>,
+}
+
+impl<T: Pod> KernelArray<T> {
+    fn open(pins: &Pins, name: &'static str) -> Result<Self, PinError> {
+        let (fd, info) = pins.map(name)?;
+        pins.check_sizes(name, &info, [size_of::<u32>(), size_of::<T>()])?;
+        let elements = MappedArray::new(fd.as_fd(), info.max_entries)
+            .map_err(|source| PinError::Map { name, source })?;
+        Ok(Self { name, elements })
+    }
+
+    fn done(&self, written: bool) -> MapResult {
+        match written {
+            true => Ok(()),
+            false => Err(MapError::Full {
+                map: self.name,
+                limit: self.elements.len(),
+            }),
+        }
+    }
+
+    fn write(&mut self, index: u32, element: &T) -> MapResult {
+        let written = self.elements.write(index, element);
+        self.done(written)
+    }
+
+    fn publish(&mut self, index: u32, word: u64) -> MapResult {
+        let written = self.elements.publish(index, word);
+        self.done(written)
+    }
+}
+
+/// The maps of one family.
+#[derive(Debug)]
+struct KernelFamily<A: Address> {
+    frontend_ids: KernelHash<FrontendKey<A>, u32>,
+    frontends: KernelArray<Frontend<A>>,
+    backends: KernelArray<Backend<A>>,
+    node_addresses: KernelHash<A, u32>,
+    cluster_ips: KernelHash<ClusterIpKey<A>, u32>,
+    source_ranges: KernelHash<SourceRangeKey<A>, u32>,
+}
+
+impl<A: Address> KernelFamily<A> {
+    fn open(pins: &Pins, names: &FamilyNames) -> Result<Self, PinError> {
+        Ok(Self {
+            frontend_ids: KernelHash::open(pins, names.frontend_ids)?,
+            frontends: KernelArray::open(pins, names.frontends)?,
+            backends: KernelArray::open(pins, names.backends)?,
+            node_addresses: KernelHash::open(pins, names.node_addresses)?,
+            cluster_ips: KernelHash::open(pins, names.cluster_ips)?,
+            source_ranges: KernelHash::open(pins, names.source_ranges)?,
+        })
+    }
+}
+
+/// All pinned maps that userspace reads and writes.
+#[derive(Debug)]
+pub struct KernelMaps {
+    v4: KernelFamily<Addr4>,
+    v6: KernelFamily<Addr6>,
+    slots: KernelArray<u64>,
+    port_filter: KernelArray<u64>,
+    config: KernelArray<Config>,
+    interfaces: KernelHash<u32, Interface>,
+    counters: OwnedFd,
+}
+
+impl KernelMaps {
+    /// Opens all maps by their pins, and checks that they have the sizes of this ABI.
+    pub fn open(pins: &Pins) -> Result<Self, PinError> {
+        Ok(Self {
+            v4: KernelFamily::open(pins, &NAMES4)?,
+            v6: KernelFamily::open(pins, &NAMES6)?,
+            slots: KernelArray::open(pins, "SLOTS")?,
+            port_filter: KernelArray::open(pins, "PORT_FILTER")?,
+            config: KernelArray::open(pins, "CONFIG")?,
+            interfaces: KernelHash::open(pins, "INTERFACES")?,
+            counters: pins.map("COUNTERS")?.0,
+        })
+    }
+
+    /// All of INTERFACES, in any order.
+    pub fn interfaces(&self) -> Vec<(u32, Interface)> {
+        self.interfaces.entries()
+    }
+
+    /// One counter, summed over the CPUs.
+    pub fn counter(&self, index: u32) -> u64 {
+        let cpus = aya::util::nr_cpus().unwrap_or(1);
+        let mut values = vec![0_u64; cpus];
+        let key = index.to_ne_bytes();
+        let bytes = bytemuck::cast_slice_mut(&mut values);
+        match sys::map_lookup(self.counters.as_fd(), &key, bytes) {
+            Ok(true) => values.iter().sum(),
+            _ => 0,
+        }
+    }
+}
+
+/// Selects the maps of a family by type.
+trait Select<A: Address> {
+    fn family(&self) -> &KernelFamily<A>;
+    fn family_mut(&mut self) -> &mut KernelFamily<A>;
+}
+
+impl Select<Addr4> for KernelMaps {
+    fn family(&self) -> &KernelFamily<Addr4> {
+        &self.v4
+    }
+    fn family_mut(&mut self) -> &mut KernelFamily<Addr4> {
+        &mut self.v4
+    }
+}
+
+impl Select<Addr6> for KernelMaps {
+    fn family(&self) -> &KernelFamily<Addr6> {
+        &self.v6
+    }
+    fn family_mut(&mut self) -> &mut KernelFamily<Addr6> {
+        &mut self.v6
+    }
+}
+
+impl<A: Address> FamilyMaps<A> for KernelMaps
+where
+    Self: Select<A>,
+{
+    fn insert_frontend_id(&mut self, key: &FrontendKey<A>, id: u32) -> MapResult {
+        self.family_mut().frontend_ids.insert(key, &id)
+    }
+    fn remove_frontend_id(&mut self, key: &FrontendKey<A>) -> MapResult {
+        self.family_mut().frontend_ids.remove(key)
+    }
+    fn write_frontend(&mut self, id: u32, frontend: &Frontend<A>) -> MapResult {
+        self.family_mut().frontends.write(id, frontend)
+    }
+    fn publish(&mut self, id: u32, word: u64) -> MapResult {
+        self.family_mut().frontends.publish(id, word)
+    }
+    fn write_backend(&mut self, id: u32, backend: &Backend<A>) -> MapResult {
+        self.family_mut().backends.write(id, backend)
+    }
+    fn insert_node_address(&mut self, addr: &A, flags: u32) -> MapResult {
+        self.family_mut().node_addresses.insert(addr, &flags)
+    }
+    fn remove_node_address(&mut self, addr: &A) -> MapResult {
+        self.family_mut().node_addresses.remove(addr)
+    }
+    fn insert_cluster_ip(&mut self, key: &ClusterIpKey<A>, value: u32) -> MapResult {
+        self.family_mut().cluster_ips.insert(key, &value)
+    }
+    fn remove_cluster_ip(&mut self, key: &ClusterIpKey<A>) -> MapResult {
+        self.family_mut().cluster_ips.remove(key)
+    }
+    fn insert_source_range(&mut self, key: &SourceRangeKey<A>) -> MapResult {
+        self.family_mut().source_ranges.insert(key, &1)
+    }
+    fn remove_source_range(&mut self, key: &SourceRangeKey<A>) -> MapResult {
+        self.family_mut().source_ranges.remove(key)
+    }
+    fn frontend_ids(&self) -> Vec<(FrontendKey<A>, u32)> {
+        self.family().frontend_ids.entries()
+    }
+    fn frontend(&self, id: u32) -> Option<Frontend<A>> {
+        self.family().frontends.elements.read(id)
+    }
+    fn backend(&self, id: u32) -> Option<Backend<A>> {
+        self.family().backends.elements.read(id)
+    }
+    fn node_addresses(&self) -> Vec<(A, u32)> {
+        self.family().node_addresses.entries()
+    }
+    fn cluster_ips(&self) -> Vec<(ClusterIpKey<A>, u32)> {
+        self.family().cluster_ips.entries()
+    }
+    fn source_ranges(&self) -> Vec<SourceRangeKey<A>> {
+        self.family().source_ranges.keys()
+    }
+}
+
+impl Maps for KernelMaps {
+    fn capacity(&self) -> Capacity {
+        Capacity {
+            frontends: self.v4.frontends.elements.len(),
+            backends: self.v4.backends.elements.len(),
+            slots: self.slots.elements.len(),
+        }
+    }
+    fn write_slots(&mut self, first: u32, elements: &[u64]) -> MapResult {
+        for (index, element) in (first..).zip(elements) {
+            self.slots.write(index, element)?;
+        }
+        Ok(())
+    }
+    fn slot(&self, index: u32) -> Option<u64> {
+        self.slots.elements.read(index)
+    }
+    fn write_port_filter(&mut self, index: u32, bits: u64) -> MapResult {
+        self.port_filter.publish(index, bits)
+    }
+    fn port_filter(&self, index: u32) -> Option<u64> {
+        self.port_filter.elements.read(index)
+    }
+    fn write_config(&mut self, config: &Config) -> MapResult {
+        self.config.write(0, config)
+    }
+    fn config(&self) -> Option<Config> {
+        self.config.elements.read(0)
+    }
+    fn insert_interface(&mut self, ifindex: u32, interface: &Interface) -> MapResult {
+        self.interfaces.insert(&ifindex, interface)
+    }
+    fn remove_interface(&mut self, ifindex: u32) -> MapResult {
+        self.interfaces.remove(&ifindex)
+    }
+}

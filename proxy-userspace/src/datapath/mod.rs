@@ -1,0 +1,290 @@
+//! The kernel's side of the agent: the maps, the programs and where they are attached.
+//!
+//! Everything is pinned and outlives the agent. A start adopts what is pinned, swaps the programs
+//! in place and lets go of what is not wanted; only [`cleanup`] takes everything away.
+
+pub mod attach;
+pub mod catalog;
+pub mod cgroup;
+pub mod environment;
+pub mod features;
+pub mod interfaces;
+pub mod load;
+pub mod maps;
+pub mod mmap;
+pub mod netlink;
+pub mod pin;
+pub mod sys;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use proxy_common::interface::flags;
+use serde::Serialize;
+
+use self::attach::{AttachError, Target, TcMode};
+use self::catalog::MapSizes;
+use self::cgroup::{Cgroup, CgroupError};
+use self::features::{FeatureError, Features};
+use self::interfaces::Plan;
+use self::load::{EMBEDDED_OBJECT, LoadError, Programs};
+use self::maps::KernelMaps;
+use self::pin::{PinError, PinKind, PinLock, Pins};
+use crate::maps::{MapError, Maps as _};
+
+/// Why the datapath could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum DatapathError {
+    /// This machine cannot.
+    #[error(transparent)]
+    Feature(#[from] FeatureError),
+    /// TCX was demanded and is not there.
+    #[error("this kernel has no TCX (6.6): use --tc auto or --tc clsact")]
+    NoTcx,
+    /// Pins.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    /// Loading.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// Socket programs.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// Interfaces.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+}
+
+/// Which means to attach programs to interfaces is wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum TcChoice {
+    /// TCX where the kernel has it.
+    #[default]
+    Auto,
+    /// TCX or nothing.
+    Tcx,
+    /// clsact filters.
+    Clsact,
+}
+
+/// What the datapath needs to know from the options.
+#[derive(Clone, Debug)]
+pub struct DatapathOptions {
+    /// A folder on a bpffs.
+    pub bpffs: PathBuf,
+    /// The cgroup whose sockets are served; `None`: the socket programs are off.
+    pub cgroup: Option<PathBuf>,
+    /// Means for interfaces.
+    pub tc: TcChoice,
+    /// Sizes of maps that are made.
+    pub sizes: MapSizes,
+    /// The BPF object.
+    pub object: &'static [u8],
+}
+
+impl Default for DatapathOptions {
+    fn default() -> Self {
+        Self {
+            bpffs: PathBuf::from("/sys/fs/bpf"),
+            cgroup: Some(PathBuf::from("/sys/fs/cgroup")),
+            tc: TcChoice::Auto,
+            sizes: MapSizes::default(),
+            object: EMBEDDED_OBJECT,
+        }
+    }
+}
+
+/// The loaded datapath. Dropping it changes nothing in the kernel.
+#[derive(Debug)]
+pub struct Datapath {
+    pins: Pins,
+    _lock: PinLock,
+    programs: Programs,
+    features: Features,
+    mode: TcMode,
+    cgroup: Option<Cgroup>,
+    interfaces: BTreeMap<u32, Plan>,
+}
+
+/// How an interface is served, for `shunt status`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InterfaceStatus {
+    /// Name.
+    pub name: String,
+    /// Index.
+    pub ifindex: u32,
+    /// True if it carries our programs.
+    pub attached: bool,
+    /// True if it leads to pods.
+    pub pod_side: bool,
+}
+
+impl Datapath {
+    /// Checks everything that can be checked, then takes the lock, adopts or makes the maps and
+    /// loads the programs. Nothing runs differently until something is attached.
+    pub fn load(options: &DatapathOptions) -> Result<(Self, KernelMaps), DatapathError> {
+        let features = Features::probe()?;
+        let mode = match options.tc {
+            TcChoice::Tcx if !features.tcx => return Err(DatapathError::NoTcx),
+            TcChoice::Clsact => TcMode::Clsact,
+            _ if features.tcx => TcMode::Tcx,
+            _ => TcMode::Clsact,
+        };
+        let cgroup = options.cgroup.as_deref().map(Cgroup::open).transpose()?;
+        if options.object.is_empty() {
+            return Err(LoadError::NoObject.into());
+        }
+        let pins = Pins::create(&options.bpffs)?;
+        let lock = pins.lock()?;
+        let programs = load::load(options.object, &pins, &options.sizes, &features)?;
+        let maps = KernelMaps::open(&pins)?;
+        let datapath = Self {
+            pins,
+            _lock: lock,
+            programs,
+            features,
+            mode,
+            cgroup,
+            interfaces: BTreeMap::new(),
+        };
+        Ok((datapath, maps))
+    }
+
+    /// What the kernel can do.
+    pub fn features(&self) -> &Features {
+        &self.features
+    }
+
+    /// How interfaces are served.
+    pub fn mode(&self) -> TcMode {
+        self.mode
+    }
+
+    /// The pins.
+    pub fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// The loaded programs.
+    pub fn programs(&self) -> &Programs {
+        &self.programs
+    }
+
+    /// Attaches or swaps the socket programs, or takes them away where they are off.
+    pub fn attach_sockets(&self) -> Result<(), DatapathError> {
+        match &self.cgroup {
+            Some(cgroup) => cgroup::attach(&self.pins, &self.programs, cgroup)?,
+            None => cgroup::detach(&self.pins)?,
+        }
+        Ok(())
+    }
+
+    /// Swaps the programs of every interface that carries some, lets go of those that are not
+    /// wanted, and serves the others. One interface that fails does not keep the others.
+    pub fn start_interfaces(&mut self, maps: &mut KernelMaps, wanted: BTreeMap<u32, Plan>) {
+        for ifindex in attach::attached(&self.pins) {
+            if !wanted.get(&ifindex).is_some_and(Plan::is_attached) {
+                self.release(ifindex);
+            }
+        }
+        for (ifindex, _) in maps.interfaces() {
+            if !wanted.contains_key(&ifindex) {
+                report(ifindex, maps.remove_interface(ifindex));
+            }
+        }
+        self.set_interfaces(maps, wanted);
+    }
+
+    /// Follows a change of the interfaces: touches only what differs from the last call.
+    pub fn set_interfaces(&mut self, maps: &mut KernelMaps, wanted: BTreeMap<u32, Plan>) {
+        let known = std::mem::take(&mut self.interfaces);
+        for (&ifindex, plan) in &known {
+            let is_wanted = wanted.get(&ifindex).is_some_and(Plan::is_attached);
+            if plan.is_attached() && !is_wanted {
+                self.release(ifindex);
+            }
+            if !wanted.contains_key(&ifindex) {
+                report(ifindex, maps.remove_interface(ifindex));
+            }
+        }
+        for (ifindex, plan) in wanted {
+            let is_done = known.get(&ifindex) == Some(&plan);
+            if is_done || self.serve(maps, ifindex, &plan) {
+                self.interfaces.insert(ifindex, plan);
+            }
+        }
+    }
+
+    /// Attaches to one interface and writes its entry: an entry that says ATTACHED is true.
+    /// False if it is to be tried again.
+    fn serve(&self, maps: &mut KernelMaps, ifindex: u32, plan: &Plan) -> bool {
+        let mut interface = plan.interface;
+        if plan.is_attached() {
+            interface.flags &= !flags::ATTACHED;
+            report(ifindex, maps.insert_interface(ifindex, &interface));
+            let target = Target {
+                ifindex,
+                name: &plan.name,
+                layer: plan.layer,
+            };
+            if let Err(error) = attach::attach(&self.pins, &self.programs, self.mode, target) {
+                let error = crate::error_chain(&error);
+                tracing::error!(interface = plan.name, error, "interface not served");
+                return false;
+            }
+            tracing::info!(interface = plan.name, mode = ?self.mode, "interface served");
+        }
+        report(ifindex, maps.insert_interface(ifindex, &plan.interface));
+        true
+    }
+
+    fn release(&self, ifindex: u32) {
+        match attach::detach(&self.pins, ifindex) {
+            Ok(()) => tracing::info!(ifindex, "interface released"),
+            Err(error) => {
+                let error = crate::error_chain(&error);
+                tracing::error!(ifindex, error, "interface not released");
+            }
+        }
+    }
+
+    /// All interfaces, for `shunt status`.
+    pub fn interface_status(&self) -> Vec<InterfaceStatus> {
+        let interfaces = self.interfaces.iter();
+        interfaces
+            .map(|(&ifindex, plan)| InterfaceStatus {
+                name: plan.name.clone(),
+                ifindex,
+                attached: plan.is_attached(),
+                pod_side: plan.interface.flags & flags::POD_SIDE != 0,
+            })
+            .collect()
+    }
+}
+
+fn report(ifindex: u32, written: Result<(), MapError>) {
+    if let Err(error) = written {
+        let error = crate::error_chain(&error);
+        tracing::error!(ifindex, error, "interface not written");
+    }
+}
+
+/// Takes everything of ours below `bpffs` away: programs off their hooks first, then all pins.
+/// Where nothing is, nothing happens. Works with the agent gone, and refuses while one runs.
+pub fn cleanup(bpffs: &Path) -> Result<(), DatapathError> {
+    let pins = Pins::at(bpffs);
+    if !pins.exist() {
+        return Ok(());
+    }
+    let _lock = pins.lock()?;
+    for ifindex in attach::attached(&pins) {
+        attach::detach(&pins, ifindex)?;
+    }
+    for kind in PinKind::ALL {
+        for name in pins.names(kind) {
+            pins.remove(kind, &name)?;
+        }
+    }
+    Ok(pins.remove_folders()?)
+}

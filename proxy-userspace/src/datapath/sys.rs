@@ -1,0 +1,399 @@
+//! The few bpf(2) commands that aya does not offer for what is pinned: links of every kind, raw
+//! map elements, probes. Each function is one system call.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+const MAP_CREATE: libc::c_long = 0;
+const MAP_LOOKUP_ELEM: libc::c_long = 1;
+const MAP_UPDATE_ELEM: libc::c_long = 2;
+const MAP_DELETE_ELEM: libc::c_long = 3;
+const MAP_GET_NEXT_KEY: libc::c_long = 4;
+const PROG_LOAD: libc::c_long = 5;
+const OBJ_PIN: libc::c_long = 6;
+const OBJ_GET: libc::c_long = 7;
+const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const PROG_QUERY: libc::c_long = 16;
+const LINK_CREATE: libc::c_long = 28;
+const LINK_UPDATE: libc::c_long = 29;
+const LINK_DETACH: libc::c_long = 34;
+const PROG_TEST_RUN: libc::c_long = 10;
+
+/// Where a link is attached.
+#[derive(Clone, Copy, Debug)]
+pub enum LinkTarget<'a> {
+    /// An interface, by index, at the given end of the list of its programs.
+    Interface(u32, Place),
+    /// An open cgroup folder.
+    Cgroup(BorrowedFd<'a>),
+}
+
+/// Place in the list of programs at one hook of an interface.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// Before all that are there.
+    First,
+    /// After all that are there.
+    Last,
+}
+
+/// `enum bpf_attach_type` of the hooks in use.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AttachType {
+    /// connect(2) on an IPv4 socket.
+    Connect4 = 10,
+    /// connect(2) on an IPv6 socket.
+    Connect6 = 11,
+    /// sendmsg(2) on an unconnected IPv4 UDP socket.
+    SendMsg4 = 14,
+    /// sendmsg(2) on an unconnected IPv6 UDP socket.
+    SendMsg6 = 15,
+    /// recvmsg(2) on an IPv4 UDP socket.
+    RecvMsg4 = 19,
+    /// recvmsg(2) on an IPv6 UDP socket.
+    RecvMsg6 = 20,
+    /// getpeername(2) on an IPv4 socket.
+    GetPeerName4 = 29,
+    /// getpeername(2) on an IPv6 socket.
+    GetPeerName6 = 30,
+    /// TCX, packets that arrive.
+    TcxIngress = 46,
+    /// TCX, packets that leave.
+    TcxEgress = 47,
+}
+
+/// What the kernel says of a map.
+#[repr(C)]
+#[derive(Clone, Copy, Default, Debug)]
+pub struct MapInfo {
+    /// `enum bpf_map_type`.
+    pub kind: u32,
+    /// Kernel's id.
+    pub id: u32,
+    /// Bytes of a key.
+    pub key_size: u32,
+    /// Bytes of a value.
+    pub value_size: u32,
+    /// Size.
+    pub max_entries: u32,
+    /// Creation flags.
+    pub flags: u32,
+}
+
+/// What the kernel says of a link.
+#[repr(C)]
+#[derive(Clone, Copy, Default, Debug)]
+pub struct LinkInfo {
+    /// `enum bpf_link_type`.
+    pub kind: u32,
+    /// Kernel's id.
+    pub id: u32,
+    /// Id of the program that runs.
+    pub prog_id: u32,
+    /// Zero.
+    pub pad: u32,
+    /// For a cgroup link the cgroup's id; for TCX ifindex (low half) and attach type.
+    pub target: u64,
+}
+
+/// Makes one bpf(2) call.
+///
+/// # Safety
+/// `attr` must be laid out as the kernel's `union bpf_attr` for `command`, and every address in
+/// it must be valid for what the command reads and writes.
+unsafe fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
+    // SAFETY: the caller upholds the layout; the size is that of the value behind the pointer.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_mut(attr),
+            size_of::<T>(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(result)
+}
+
+/// Makes one bpf(2) call that returns a file descriptor.
+///
+/// # Safety
+/// As [`bpf`].
+unsafe fn bpf_fd<T>(command: libc::c_long, attr: &mut T) -> io::Result<OwnedFd> {
+    // SAFETY: the caller upholds the contract.
+    let fd = unsafe { bpf(command, attr)? };
+    // SAFETY: the command has just returned this descriptor, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+#[repr(C)]
+struct ElementAttr {
+    map: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+fn element(map: BorrowedFd<'_>, key: u64, value: u64, flags: u64) -> ElementAttr {
+    ElementAttr {
+        map: map.as_raw_fd() as u32,
+        pad: 0,
+        key,
+        value,
+        flags,
+    }
+}
+
+/// Writes one element. `key` and `value` must have the map's sizes.
+pub fn map_update(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<()> {
+    let mut attr = element(map, key.as_ptr() as u64, value.as_ptr() as u64, 0);
+    // SAFETY: layout of MAP_UPDATE_ELEM; the kernel reads key and value, of the sizes that the
+    // maps of `datapath::maps` are checked to have when they are opened.
+    unsafe { bpf(MAP_UPDATE_ELEM, &mut attr) }.map(drop)
+}
+
+/// Removes one element; one that is not there is not an error.
+pub fn map_delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<()> {
+    let mut attr = element(map, key.as_ptr() as u64, 0, 0);
+    // SAFETY: as in `map_update`.
+    match unsafe { bpf(MAP_DELETE_ELEM, &mut attr) } {
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Reads one element into `value`; false when there is none.
+pub fn map_lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<bool> {
+    let mut attr = element(map, key.as_ptr() as u64, value.as_mut_ptr() as u64, 0);
+    // SAFETY: as in `map_update`; the kernel writes `value`, which the caller sized for the map.
+    found(unsafe { bpf(MAP_LOOKUP_ELEM, &mut attr) })
+}
+
+/// Writes the key after `key` (`None`: the first) into `next`; false at the end.
+pub fn map_next_key(map: BorrowedFd<'_>, key: Option<&[u8]>, next: &mut [u8]) -> io::Result<bool> {
+    let start = key.map_or(0, |key| key.as_ptr() as u64);
+    let mut attr = element(map, start, next.as_mut_ptr() as u64, 0);
+    // SAFETY: as in `map_lookup`.
+    found(unsafe { bpf(MAP_GET_NEXT_KEY, &mut attr) })
+}
+
+fn found(result: io::Result<libc::c_long>) -> io::Result<bool> {
+    match result {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[repr(C)]
+struct PathAttr {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)
+}
+
+/// Pins a map, program or link.
+pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    let mut attr = PathAttr {
+        path: path.as_ptr() as u64,
+        fd: object.as_raw_fd() as u32,
+        flags: 0,
+    };
+    // SAFETY: layout of OBJ_PIN; the path is a C string that outlives the call.
+    unsafe { bpf(OBJ_PIN, &mut attr) }.map(drop)
+}
+
+/// Opens what is pinned.
+pub fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
+    let path = c_path(path)?;
+    let mut attr = PathAttr {
+        path: path.as_ptr() as u64,
+        fd: 0,
+        flags: 0,
+    };
+    // SAFETY: as in `pin`.
+    unsafe { bpf_fd(OBJ_GET, &mut attr) }
+}
+
+#[repr(C)]
+struct InfoAttr {
+    fd: u32,
+    len: u32,
+    info: u64,
+}
+
+fn info<T: Default>(object: BorrowedFd<'_>) -> io::Result<T> {
+    let mut info = T::default();
+    let mut attr = InfoAttr {
+        fd: object.as_raw_fd() as u32,
+        len: size_of::<T>() as u32,
+        info: std::ptr::from_mut(&mut info) as u64,
+    };
+    // SAFETY: layout of OBJ_GET_INFO_BY_FD; the kernel writes at most `len` bytes of plain data.
+    unsafe { bpf(OBJ_GET_INFO_BY_FD, &mut attr)? };
+    Ok(info)
+}
+
+/// Asks for a map's type and sizes.
+pub fn map_info(map: BorrowedFd<'_>) -> io::Result<MapInfo> {
+    info(map)
+}
+
+/// Asks what a link is attached to. `EINVAL` and the like mean that it is not a link.
+pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    info(link)
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LinkAttr {
+    program: u32,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+    relative: u32,
+    pad: u32,
+    revision: u64,
+}
+
+/// Attaches a program by a link: it stays as long as the link is open or pinned.
+pub fn link_create(
+    program: BorrowedFd<'_>,
+    target: LinkTarget<'_>,
+    attach_type: AttachType,
+) -> io::Result<OwnedFd> {
+    const BEFORE: u32 = 1 << 3;
+    let (target, flags) = match target {
+        LinkTarget::Interface(ifindex, Place::First) => (ifindex, BEFORE),
+        LinkTarget::Interface(ifindex, Place::Last) => (ifindex, 0),
+        LinkTarget::Cgroup(folder) => (folder.as_raw_fd() as u32, 0),
+    };
+    let mut attr = LinkAttr {
+        program: program.as_raw_fd() as u32,
+        target,
+        attach_type: attach_type as u32,
+        flags,
+        ..LinkAttr::default()
+    };
+    // SAFETY: layout of LINK_CREATE; it holds no addresses.
+    unsafe { bpf_fd(LINK_CREATE, &mut attr) }
+}
+
+/// Replaces the program of a link, atomically.
+pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = [link.as_raw_fd() as u32, program.as_raw_fd() as u32, 0, 0];
+    // SAFETY: layout of LINK_UPDATE; it holds no addresses.
+    unsafe { bpf(LINK_UPDATE, &mut attr) }.map(drop)
+}
+
+/// Detaches a link whoever else holds it open.
+pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = [link.as_raw_fd() as u32];
+    // SAFETY: layout of LINK_DETACH; it holds no addresses.
+    unsafe { bpf(LINK_DETACH, &mut attr) }.map(drop)
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct QueryAttr {
+    target: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    ids: u64,
+    count: u32,
+    pad: u32,
+    program_flags: u64,
+    link_ids: u64,
+    link_flags: u64,
+    revision: u64,
+}
+
+/// Counts the programs at a hook of an interface; `EINVAL` where the kernel has no such hook.
+pub fn program_count(ifindex: u32, attach_type: AttachType) -> io::Result<u32> {
+    let mut attr = QueryAttr {
+        target: ifindex,
+        attach_type: attach_type as u32,
+        ..QueryAttr::default()
+    };
+    // SAFETY: layout of PROG_QUERY; all addresses are zero, so only the count is written.
+    unsafe { bpf(PROG_QUERY, &mut attr)? };
+    Ok(attr.count)
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LoadAttr {
+    kind: u32,
+    instruction_count: u32,
+    instructions: u64,
+    license: u64,
+    log: [u32; 4],
+    kernel_version: u32,
+    flags: u32,
+    name: [u8; 16],
+    ifindex: u32,
+    expected_attach_type: u32,
+}
+
+/// Loads a cgroup connect4 program from raw instructions; used to probe helpers.
+pub fn load_connect4(instructions: &[u64]) -> io::Result<OwnedFd> {
+    const CGROUP_SOCK_ADDR: u32 = 18;
+    let license = c"GPL";
+    let mut attr = LoadAttr {
+        kind: CGROUP_SOCK_ADDR,
+        instruction_count: instructions.len() as u32,
+        instructions: instructions.as_ptr() as u64,
+        license: license.as_ptr() as u64,
+        expected_attach_type: AttachType::Connect4 as u32,
+        ..LoadAttr::default()
+    };
+    // SAFETY: layout of PROG_LOAD; the instructions and the license outlive the call.
+    unsafe { bpf_fd(PROG_LOAD, &mut attr) }
+}
+
+/// Creates a map without a name.
+pub fn map_create(kind: u32, sizes: [u32; 3], flags: u32) -> io::Result<OwnedFd> {
+    let [key_size, value_size, max_entries] = sizes;
+    let mut attr = [kind, key_size, value_size, max_entries, flags, 0];
+    // SAFETY: layout of MAP_CREATE; it holds no addresses.
+    unsafe { bpf_fd(MAP_CREATE, &mut attr) }
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct TestRunAttr {
+    program: u32,
+    result: u32,
+    data_in_len: u32,
+    data_out_len: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+}
+
+/// Runs a tc program once on `packet` and returns its return value.
+pub fn test_run(program: BorrowedFd<'_>, packet: &[u8]) -> io::Result<u32> {
+    let mut attr = TestRunAttr {
+        program: program.as_raw_fd() as u32,
+        data_in_len: packet.len() as u32,
+        data_in: packet.as_ptr() as u64,
+        ..TestRunAttr::default()
+    };
+    // SAFETY: layout of PROG_TEST_RUN; the kernel reads `packet`, and writes none of our memory.
+    unsafe { bpf(PROG_TEST_RUN, &mut attr)? };
+    Ok(attr.result)
+}
