@@ -24,8 +24,12 @@ fn map_abi_is_the_documented_one() {
 fn dump() -> String {
     let mut text = format!("abi_version {ABI_VERSION}\n");
     for layout in LAYOUTS {
-        writeln!(text, "\n{} size {} align {}", layout.name, layout.size, layout.align)
-            .expect("a string takes all");
+        writeln!(
+            text,
+            "\n{} size {} align {}",
+            layout.name, layout.size, layout.align
+        )
+        .expect("a string takes all");
         for (field, offset) in layout.fields {
             writeln!(text, "  {offset:>3} {field}").expect("a string takes all");
         }

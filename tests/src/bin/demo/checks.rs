@@ -62,7 +62,14 @@ pub fn routes(manifests: &Manifests, stage: &Stage) -> Result<Vec<Route>> {
 fn routes_of(manifests: &Manifests, stage: &Stage, family: IpFamily) -> Result<Vec<Route>> {
     let label = label(family);
     let route = |name: &str, client, to, socket, service: &str, port: &str| Route {
-        name: format!("{name}, {} {label}", if socket == SocketKind::Udp { "UDP" } else { "TCP" }),
+        name: format!(
+            "{name}, {} {label}",
+            if socket == SocketKind::Udp {
+                "UDP"
+            } else {
+                "TCP"
+            }
+        ),
         client,
         to,
         socket,
@@ -70,11 +77,17 @@ fn routes_of(manifests: &Manifests, stage: &Stage, family: IpFamily) -> Result<V
     };
     let cluster_ip = |service: &str, port: &str| -> Result<SocketAddr> {
         let number = u16::try_from(manifests.port(service, port)?.port)?;
-        Ok(SocketAddr::new(manifests.cluster_ip(service, family)?, number))
+        Ok(SocketAddr::new(
+            manifests.cluster_ip(service, family)?,
+            number,
+        ))
     };
     let node_port = |node: usize, service: &str, port: &str| -> Result<SocketAddr> {
         let number = manifests.port(service, port)?.node_port.unwrap_or_default();
-        Ok(SocketAddr::new(stage.node(node).addresses.of(family), u16::try_from(number)?))
+        Ok(SocketAddr::new(
+            stage.node(node).addresses.of(family),
+            u16::try_from(number)?,
+        ))
     };
     let (web, dns) = (cluster_ip("shop", "web")?, cluster_ip("shop", "dns")?);
     let (local, remote) = (node_port(0, "shop", "web")?, node_port(1, "api", "rest")?);
@@ -83,12 +96,47 @@ fn routes_of(manifests: &Manifests, stage: &Stage, family: IpFamily) -> Result<V
     Ok(vec![
         route("pod -> ClusterIP", Pod, web, Tcp, "shop", "web"),
         route("pod -> ClusterIP", Pod, dns, Udp, "shop", "dns"),
-        route("pod -> ClusterIP as packets only", UnseenPod, web, Tcp, "shop", "web"),
-        route("pod -> ClusterIP as packets only", UnseenPod, dns, Udp, "shop", "dns"),
+        route(
+            "pod -> ClusterIP as packets only",
+            UnseenPod,
+            web,
+            Tcp,
+            "shop",
+            "web",
+        ),
+        route(
+            "pod -> ClusterIP as packets only",
+            UnseenPod,
+            dns,
+            Udp,
+            "shop",
+            "dns",
+        ),
         route("node process -> ClusterIP", Node, web, Tcp, "shop", "web"),
-        route("outside -> NodePort, local backends", Outside, local, Tcp, "shop", "web"),
-        route("outside -> NodePort, remote backends", Outside, remote, Tcp, "api", "rest"),
-        route("outside -> ClusterIP by a route", Outside, web, Tcp, "shop", "web"),
+        route(
+            "outside -> NodePort, local backends",
+            Outside,
+            local,
+            Tcp,
+            "shop",
+            "web",
+        ),
+        route(
+            "outside -> NodePort, remote backends",
+            Outside,
+            remote,
+            Tcp,
+            "api",
+            "rest",
+        ),
+        route(
+            "outside -> ClusterIP by a route",
+            Outside,
+            web,
+            Tcp,
+            "shop",
+            "web",
+        ),
     ])
 }
 
@@ -119,8 +167,14 @@ pub fn complaints(report: &Report, allowed: &BTreeSet<SocketAddr>) -> Vec<String
         complaints.push(format!("{count} connections failed: {error}"));
     }
     let names: BTreeSet<String> = allowed.iter().map(SocketAddr::to_string).collect();
-    for server in report.servers().into_iter().filter(|server| !names.contains(*server)) {
-        complaints.push(format!("{server} answered, which is no backend of this Service"));
+    for server in report
+        .servers()
+        .into_iter()
+        .filter(|server| !names.contains(*server))
+    {
+        complaints.push(format!(
+            "{server} answered, which is no backend of this Service"
+        ));
     }
     complaints
 }
@@ -135,8 +189,11 @@ fn unfair(backends: &BTreeMap<String, u32>) -> Vec<String> {
     let total: u32 = backends.values().sum();
     let fair = f64::from(total) / backends.len() as f64;
     let too_far = |count: u32| (f64::from(count) - fair).abs() > fair * TOLERANCE;
-    let far = backends.iter().filter(|(_, count)| total == 0 || too_far(**count));
-    far.map(|(name, count)| format!("{name} answered {count}, its share is {fair:.0}")).collect()
+    let far = backends
+        .iter()
+        .filter(|(_, count)| total == 0 || too_far(**count));
+    far.map(|(name, count)| format!("{name} answered {count}, its share is {fair:.0}"))
+        .collect()
 }
 
 /// How the reader calls a family.

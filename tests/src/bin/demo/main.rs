@@ -67,7 +67,11 @@ fn main() -> ExitCode {
 }
 
 fn demo(arguments: &Arguments) -> Result<bool> {
-    let words = if arguments.json { Words::Aside } else { Words::Out };
+    let words = if arguments.json {
+        Words::Aside
+    } else {
+        Words::Out
+    };
     let started = Instant::now();
     words.say("Making a cluster: two nodes, three backend pods, a client pod, a client outside.");
     let mut stage = Stage::build()?;
@@ -99,7 +103,11 @@ fn demo(arguments: &Arguments) -> Result<bool> {
     words.say(&format!("Took {:.1} s.", started.elapsed().as_secs_f64()));
     if arguments.json {
         let checks = outcomes.iter().collect();
-        let summary = Summary { ok, checks, removal_ms: removal.milliseconds };
+        let summary = Summary {
+            ok,
+            checks,
+            removal_ms: removal.milliseconds,
+        };
         println!("{}", serde_json::to_string(&summary)?);
     }
     Ok(ok)

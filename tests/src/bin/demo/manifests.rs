@@ -28,15 +28,24 @@ impl Manifests {
     pub fn copy(from: &Path, folder: PathBuf) -> Result<Self> {
         fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
         let beside = folder.parent().unwrap_or(&folder).to_path_buf();
-        let mut manifests = Self { folder, beside, services: Vec::new(), slices: Vec::new() };
+        let mut manifests = Self {
+            folder,
+            beside,
+            services: Vec::new(),
+            slices: Vec::new(),
+        };
         let entries = fs::read_dir(from).with_context(|| format!("reading {}", from.display()))?;
         for entry in entries {
             let path = entry?.path();
-            let Some(name) = path.file_name() else { continue };
-            let text = fs::read_to_string(&path)
-                .with_context(|| format!("reading {}", path.display()))?;
+            let Some(name) = path.file_name() else {
+                continue;
+            };
+            let text =
+                fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
             fs::write(manifests.folder.join(name), &text)?;
-            manifests.read(&text).with_context(|| format!("in {}", path.display()))?;
+            manifests
+                .read(&text)
+                .with_context(|| format!("in {}", path.display()))?;
         }
         Ok(manifests)
     }
@@ -55,15 +64,21 @@ impl Manifests {
     /// A port of a Service, by their names.
     pub fn port(&self, service: &str, port: &str) -> Result<&ServicePort> {
         let spec = self.service(service)?.spec.as_ref();
-        let ports = spec.and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
-        let found = ports.iter().find(|candidate| candidate.name.as_deref() == Some(port));
+        let ports = spec
+            .and_then(|spec| spec.ports.as_deref())
+            .unwrap_or_default();
+        let found = ports
+            .iter()
+            .find(|candidate| candidate.name.as_deref() == Some(port));
         found.with_context(|| format!("Service {service} has no port {port}"))
     }
 
     /// The ClusterIP of a family.
     pub fn cluster_ip(&self, service: &str, family: IpFamily) -> Result<IpAddr> {
         let spec = self.service(service)?.spec.as_ref();
-        let texts = spec.and_then(|spec| spec.cluster_ips.as_deref()).unwrap_or_default();
+        let texts = spec
+            .and_then(|spec| spec.cluster_ips.as_deref())
+            .unwrap_or_default();
         let mut addresses = texts.iter().filter_map(|text| text.parse::<IpAddr>().ok());
         let found = addresses.find(|address| is_of(*address, family));
         found.with_context(|| format!("Service {service} has no ClusterIP of {family:?}"))
@@ -73,7 +88,10 @@ impl Manifests {
     pub fn ready(&self, service: &str, port: &str, family: IpFamily) -> BTreeSet<SocketAddr> {
         let all = self.endpoints().into_iter();
         let wanted = |e: &Endpoint| e.service == service && e.port == port && e.is_ready;
-        all.filter(wanted).map(|e| e.at).filter(|at| is_of(at.ip(), family)).collect()
+        all.filter(wanted)
+            .map(|e| e.at)
+            .filter(|at| is_of(at.ip(), family))
+            .collect()
     }
 
     /// Every endpoint of every Service, with its protocol.
@@ -86,8 +104,11 @@ impl Manifests {
         let mut text = String::new();
         for slice in &self.slices {
             let mut slice = slice.clone();
-            slice.endpoints.retain(|endpoint| {
-                let own = endpoint.addresses.iter().filter_map(|text| text.parse().ok());
+            slice.endpoints.get_or_insert_default().retain(|endpoint| {
+                let own = endpoint
+                    .addresses
+                    .iter()
+                    .filter_map(|text| text.parse().ok());
                 !own.into_iter().any(|own: IpAddr| addresses.contains(&own))
             });
             // JSON is YAML, and an API object is what it serializes to.
@@ -99,7 +120,10 @@ impl Manifests {
     }
 
     fn service(&self, name: &str) -> Result<&Service> {
-        let found = self.services.iter().find(|s| s.metadata.name.as_deref() == Some(name));
+        let found = self
+            .services
+            .iter()
+            .find(|s| s.metadata.name.as_deref() == Some(name));
         found.with_context(|| format!("no Service {name} in {}", self.folder.display()))
     }
 }
@@ -119,10 +143,16 @@ pub struct Endpoint {
 
 fn endpoints_of(slice: &EndpointSlice) -> Vec<Endpoint> {
     let labels = slice.metadata.labels.as_ref();
-    let service = labels.and_then(|labels| labels.get("kubernetes.io/service-name")).cloned();
+    let service = labels
+        .and_then(|labels| labels.get("kubernetes.io/service-name"))
+        .cloned();
     let mut found = Vec::new();
-    for endpoint in &slice.endpoints {
-        let Some(ip) = endpoint.addresses.first().and_then(|text| text.parse().ok()) else {
+    for endpoint in slice.endpoints.iter().flatten() {
+        let Some(ip) = endpoint
+            .addresses
+            .first()
+            .and_then(|text| text.parse().ok())
+        else {
             continue;
         };
         let conditions = endpoint.conditions.as_ref();
@@ -135,7 +165,9 @@ fn endpoints_of(slice: &EndpointSlice) -> Vec<Endpoint> {
                 port: port.name.clone().unwrap_or_default(),
                 protocol: port.protocol.clone().unwrap_or_else(|| "TCP".into()),
                 at: SocketAddr::new(ip, number),
-                is_ready: conditions.and_then(|conditions| conditions.ready).unwrap_or(true),
+                is_ready: conditions
+                    .and_then(|conditions| conditions.ready)
+                    .unwrap_or(true),
             });
         }
     }
@@ -143,15 +175,8 @@ fn endpoints_of(slice: &EndpointSlice) -> Vec<Endpoint> {
 }
 
 fn is_of(address: IpAddr, family: IpFamily) -> bool {
-    matches!((address, family), (IpAddr::V4(_), IpFamily::V4) | (IpAddr::V6(_), IpFamily::V6))
-}
-
-/// Fails unless port, nodePort and targetPort differ: the demo is to show all three.
-pub fn require_three_numbers(port: &ServicePort, endpoint: SocketAddr) -> Result<()> {
-    let (port, node_port, target) =
-        (port.port, port.node_port.unwrap_or(0), i32::from(endpoint.port()));
-    if port == node_port || port == target || node_port == target || node_port == 0 {
-        bail!("port {port}, nodePort {node_port} and targetPort {target} are not three numbers");
-    }
-    Ok(())
+    matches!(
+        (address, family),
+        (IpAddr::V4(_), IpFamily::V4) | (IpAddr::V6(_), IpFamily::V6)
+    )
 }

@@ -32,12 +32,17 @@ pub struct Removal {
 /// and a client outside over IPv6, through the packet path.
 pub fn run(manifests: &Manifests, stage: &mut Stage) -> Result<Removal> {
     let [v4, v6] = FAMILIES.map(|family| manifests.ready("shop", "web", family));
-    let gone: Vec<SocketAddr> = [&v4, &v6].iter().filter_map(|all| all.last().copied()).collect();
+    let gone: Vec<SocketAddr> = [&v4, &v6]
+        .iter()
+        .filter_map(|all| all.last().copied())
+        .collect();
     let runs = [(Client::Pod, IpFamily::V4), (Client::Outside, IpFamily::V6)];
     for (client, family) in runs {
         let port = u16::try_from(manifests.port("shop", "web")?.port)?;
         let to = SocketAddr::new(manifests.cluster_ip("shop", family)?, port);
-        stage.client(client)?.begin(Plan::new(SocketKind::Tcp, to).until_finish())?;
+        stage
+            .client(client)?
+            .begin(Plan::new(SocketKind::Tcp, to).until_finish())?;
     }
     std::thread::sleep(BEFORE);
     manifests.remove(&gone.iter().map(SocketAddr::ip).collect::<Vec<IpAddr>>())?;
@@ -46,7 +51,12 @@ pub fn run(manifests: &Manifests, stage: &mut Stage) -> Result<Removal> {
     let end_ns = monotonic_ns();
     let mut reports = Vec::new();
     for (client, _) in runs {
-        reports.push(stage.client(client)?.finish().context("the run during the removal")?);
+        reports.push(
+            stage
+                .client(client)?
+                .finish()
+                .context("the run during the removal")?,
+        );
     }
     let allowed = v4.union(&v6).copied().collect();
     Ok(judge(&reports, &gone, &allowed, [written_ns, end_ns]))
@@ -58,8 +68,10 @@ fn judge(
     allowed: &BTreeSet<SocketAddr>,
     [written_ns, end_ns]: [u64; 2],
 ) -> Removal {
-    let mut complaints: Vec<String> =
-        reports.iter().flat_map(|report| checks::complaints(report, allowed)).collect();
+    let mut complaints: Vec<String> = reports
+        .iter()
+        .flat_map(|report| checks::complaints(report, allowed))
+        .collect();
     let mut last_ns = written_ns;
     for (report, gone) in reports.iter().zip(gone) {
         match report.answers.get(&gone.to_string()) {
@@ -79,5 +91,8 @@ fn judge(
         backends: None,
         complaints,
     };
-    Removal { outcome, milliseconds: (last_ns - written_ns) as f64 / 1e6 }
+    Removal {
+        outcome,
+        milliseconds: (last_ns - written_ns) as f64 / 1e6,
+    }
 }

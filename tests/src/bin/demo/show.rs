@@ -1,7 +1,10 @@
 //! What the reader sees: the picture, a table for each path, and how to look further.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::net::SocketAddr;
+
+use anyhow::{Result, ensure};
 
 use tests::topology::Pod;
 use tests::topology::addresses::{Addresses, IpFamily};
@@ -52,16 +55,30 @@ pub fn picture(stage: &Stage) -> String {
         );
         text += "   ├─ up0            tc ingress and egress programs (uplink)\n";
         text += "   ├─ cgroup         connect, sendmsg, recvmsg, getpeername hooks (socket LB)\n";
-        for pod in stage.cluster.pods.iter().filter(|pod| pod.node == node.name) {
-            let _ = writeln!(text, "   ├─ {:<14} tc ingress and egress programs", pod.host_link);
-            let _ = writeln!(text, "   │     └ pod {:<10} {}", pod.name, both(pod.addresses));
+        for pod in stage
+            .cluster
+            .pods
+            .iter()
+            .filter(|pod| pod.node == node.name)
+        {
+            let _ = writeln!(
+                text,
+                "   ├─ {:<14} tc ingress and egress programs",
+                pod.host_link
+            );
+            let _ = writeln!(
+                text,
+                "   │     └ pod {:<10} {}",
+                pod.name,
+                both(pod.addresses)
+            );
         }
     }
     text
 }
 
 /// The Services, with the three numbers of every port.
-pub fn services(manifests: &Manifests) -> Result<String, anyhow::Error> {
+pub fn services(manifests: &Manifests) -> Result<String> {
     let mut text = format!(
         "  {:<10} {:<9} {:<24} {:>5} {:>9} {:>11}\n",
         "Service", "port", "ClusterIP", "port", "nodePort", "targetPort"
@@ -72,14 +89,19 @@ pub fn services(manifests: &Manifests) -> Result<String, anyhow::Error> {
         let address6 = manifests.cluster_ip(service, IpFamily::V6)?;
         let ready = manifests.ready(service, name, IpFamily::V4);
         let target = ready.first().map_or(0, SocketAddr::port);
+        let node_port = port.node_port.unwrap_or_default();
+        let numbers = BTreeSet::from([port.port, node_port, i32::from(target)]);
+        ensure!(
+            numbers.len() == 3,
+            "port, nodePort and targetPort of {service} are to differ"
+        );
         let protocol = port.protocol.as_deref().unwrap_or("TCP");
         let _ = writeln!(
             text,
-            "  {service:<10} {:<9} {:<24} {:>5} {:>9} {target:>11}",
+            "  {service:<10} {:<9} {:<24} {:>5} {node_port:>9} {target:>11}",
             format!("{name}/{protocol}"),
             format!("{address} {address6}"),
             port.port,
-            port.node_port.unwrap_or_default(),
         );
     }
     Ok(text)
@@ -93,12 +115,19 @@ pub fn table(route: &Route, outcome: &Outcome, pods: &[Pod]) -> String {
         outcome.name, outcome.connections, route.to, outcome.failed
     );
     let backends = outcome.backends.iter().flatten();
-    let total = backends.clone().map(|(_, count)| *count).sum::<u32>().max(1) as usize;
+    let total = backends
+        .clone()
+        .map(|(_, count)| *count)
+        .sum::<u32>()
+        .max(1) as usize;
     for (name, &count) in backends {
         let bar = "█".repeat(count as usize * BAR * route.ready.len().min(3) / 2 / total);
         let percent = f64::from(count) * 100.0 / total as f64;
         let pod = pod_at(name, pods);
-        let _ = writeln!(text, "       {pod:<7} {name:<29} {count:>5} {percent:>5.1} %  {bar}");
+        let _ = writeln!(
+            text,
+            "       {pod:<7} {name:<29} {count:>5} {percent:>5.1} %  {bar}"
+        );
     }
     text + &complaints(outcome)
 }
@@ -126,14 +155,22 @@ pub fn kept(stage: &Stage) -> String {
     let mut namespaces = vec![&stage.cluster.client.netns, &stage.pod.netns];
     namespaces.extend(stage.cluster.nodes.iter().map(|node| &node.netns));
     for netns in namespaces {
-        let _ = writeln!(text, "  enter:   nsenter --net={} bash", netns.path().display());
+        let _ = writeln!(
+            text,
+            "  enter:   nsenter --net={} bash",
+            netns.path().display()
+        );
     }
     for node in &stage.cluster.nodes {
         for verb in ["status", "service list"] {
             let (net, bpffs) = (node.netns.path(), node.bpffs.display());
             let binary = binary.display();
             let net = net.display();
-            let _ = writeln!(text, "  {}:      nsenter --net={net} {binary} {verb} --bpffs {bpffs}", node.name);
+            let _ = writeln!(
+                text,
+                "  {}:      nsenter --net={net} {binary} {verb} --bpffs {bpffs}",
+                node.name
+            );
         }
         let _ = writeln!(text, "  {} log:  {}", node.name, stage.log(node).display());
     }
@@ -141,12 +178,16 @@ pub fn kept(stage: &Stage) -> String {
 }
 
 fn complaints(outcome: &Outcome) -> String {
-    outcome.complaints.iter().map(|complaint| format!("       !! {complaint}\n")).collect()
+    outcome
+        .complaints
+        .iter()
+        .map(|complaint| format!("       !! {complaint}\n"))
+        .collect()
 }
 
 fn pod_at<'a>(name: &str, pods: &'a [Pod]) -> &'a str {
-    let at = name.parse::<SocketAddr>().map(|at| at.ip());
-    let has = |pod: &&Pod| at.is_ok_and(|ip| ip == pod.addresses.v4 || ip == pod.addresses.v6);
+    let at = name.parse::<SocketAddr>().map(|at| at.ip()).ok();
+    let has = |pod: &&Pod| at.is_some_and(|ip| pod.addresses.v4 == ip || pod.addresses.v6 == ip);
     pods.iter().find(has).map_or("?", |pod| &pod.name)
 }
 

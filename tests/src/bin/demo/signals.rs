@@ -21,7 +21,9 @@ pub fn owns(sandbox: &str) {
 
 /// From here on SIGINT, SIGTERM and SIGHUP remove the sandbox and end the process.
 pub fn listen() -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let guard = runtime.enter();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -44,7 +46,9 @@ pub fn listen() -> Result<()> {
 fn clean_up() {
     eprintln!("\ninterrupted: removing the cluster");
     let name = net::eventually(IN_THE_MAKING, || {
-        SANDBOX.get().ok_or_else(|| anyhow::anyhow!("no cluster was made"))
+        SANDBOX
+            .get()
+            .ok_or_else(|| anyhow::anyhow!("no cluster was made"))
     });
     match name.and_then(|name| net::remove(name)) {
         Ok(()) => eprintln!("all of it is gone"),

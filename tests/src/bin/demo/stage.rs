@@ -54,7 +54,12 @@ impl Stage {
             cluster.add_pod(node, name)?;
         }
         let pod = cluster.add_pod(1, "shopper")?;
-        Ok(Self { cluster, pod, servers: Vec::new(), clients: Vec::new() })
+        Ok(Self {
+            cluster,
+            pod,
+            servers: Vec::new(),
+            clients: Vec::new(),
+        })
     }
 
     /// Starts a server at every endpoint of the manifests; each calls itself by its address.
@@ -63,11 +68,23 @@ impl Stage {
             let place = pod.place(Seen::BySocketHooks);
             let own = [IpAddr::V4(pod.addresses.v4), IpAddr::V6(pod.addresses.v6)];
             let mut probe = Probe::start(place)?;
-            for endpoint in manifests.endpoints().iter().filter(|e| own.contains(&e.at.ip())) {
+            for endpoint in manifests
+                .endpoints()
+                .iter()
+                .filter(|e| own.contains(&e.at.ip()))
+            {
                 let is_udp = endpoint.protocol == "UDP";
-                let socket = if is_udp { SocketKind::Udp } else { SocketKind::Tcp };
+                let socket = if is_udp {
+                    SocketKind::Udp
+                } else {
+                    SocketKind::Tcp
+                };
                 let name = endpoint.at.to_string();
-                probe.serve(Server { name, socket, listen: endpoint.at })?;
+                probe.serve(Server {
+                    name,
+                    socket,
+                    listen: endpoint.at,
+                })?;
             }
             self.servers.push(probe);
         }
@@ -79,9 +96,20 @@ impl Stage {
         for node in &self.cluster.nodes {
             let log = File::create(self.log(node)).context("making the agent's log")?;
             let mut command = Command::new(agent_binary()?);
-            command.arg("agent").arg("--manifests").arg(manifests).args(["--node-name", &node.name]);
-            command.arg("--bpffs").arg(&node.bpffs).arg("--cgroup").arg(&node.cgroup);
-            command.stdout(log.try_clone()?).stderr(log).stdin(std::process::Stdio::null());
+            command
+                .arg("agent")
+                .arg("--manifests")
+                .arg(manifests)
+                .args(["--node-name", &node.name]);
+            command
+                .arg("--bpffs")
+                .arg(&node.bpffs)
+                .arg("--cgroup")
+                .arg(&node.cgroup);
+            command
+                .stdout(log.try_clone()?)
+                .stderr(log)
+                .stdin(std::process::Stdio::null());
             // The cluster ends it, with everything else in the node's cgroup.
             node.place(Seen::BySocketHooks).spawn(&mut command)?;
         }
@@ -135,7 +163,10 @@ impl Stage {
 
     /// Where the log of a node's agent is.
     pub fn log(&self, node: &Node) -> PathBuf {
-        self.cluster.sandbox().dir().join(format!("agent-{}.log", node.name))
+        self.cluster
+            .sandbox()
+            .dir()
+            .join(format!("agent-{}.log", node.name))
     }
 
     /// What a command of the agent prints on a node.
