@@ -80,7 +80,7 @@ pub fn picture(stage: &Stage) -> String {
 /// The Services, with the three numbers of every port.
 pub fn services(manifests: &Manifests) -> Result<String> {
     let mut text = format!(
-        "  {:<10} {:<9} {:<24} {:>5} {:>9} {:>11}\n",
+        "  {:<10} {:<9} {:<26} {:>5} {:>9} {:>11}\n",
         "Service", "port", "ClusterIP", "port", "nodePort", "targetPort"
     );
     for (service, name) in [("shop", "web"), ("shop", "dns"), ("api", "rest")] {
@@ -98,7 +98,7 @@ pub fn services(manifests: &Manifests) -> Result<String> {
         let protocol = port.protocol.as_deref().unwrap_or("TCP");
         let _ = writeln!(
             text,
-            "  {service:<10} {:<9} {:<24} {:>5} {node_port:>9} {target:>11}",
+            "  {service:<10} {:<9} {:<26} {:>5} {node_port:>9} {target:>11}",
             format!("{name}/{protocol}"),
             format!("{address} {address6}"),
             port.port,

@@ -3,10 +3,10 @@
 use std::fs::{self, File};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use tests::net::{self, Place};
 use tests::topology::{Cluster, Node, Pod, Seen, Variant};
 use tests::traffic::{Plan, Probe, Server, SocketKind};
@@ -43,6 +43,7 @@ pub struct Stage {
     pub pod: Pod,
     servers: Vec<Probe>,
     clients: Vec<(Client, Probe)>,
+    agents: Vec<Child>,
 }
 
 impl Stage {
@@ -59,6 +60,7 @@ impl Stage {
             pod,
             servers: Vec::new(),
             clients: Vec::new(),
+            agents: Vec::new(),
         })
     }
 
@@ -109,17 +111,29 @@ impl Stage {
             command
                 .stdout(log.try_clone()?)
                 .stderr(log)
-                .stdin(std::process::Stdio::null());
+                .stdin(Stdio::null());
             // The cluster ends it, with everything else in the node's cgroup.
-            node.place(Seen::BySocketHooks).spawn(&mut command)?;
+            self.agents
+                .push(node.place(Seen::BySocketHooks).spawn(&mut command)?);
         }
         Ok(())
     }
 
     /// Waits until every route is answered; an agent that ended is reported with its log.
     pub fn wait_until_ready(&mut self, routes: &[Route]) -> Result<()> {
-        let outcome = net::eventually(READY, || self.all_answer(routes));
-        outcome.with_context(|| format!("the agents say:\n{}", self.logs()))
+        let outcome = net::eventually(READY, || match self.ended_agent() {
+            Some(status) => Ok(Err(anyhow!("an agent ended: {status}"))),
+            None => self.all_answer(routes).map(Ok),
+        });
+        outcome
+            .flatten()
+            .with_context(|| format!("the agents say:\n{}", self.logs()))
+    }
+
+    fn ended_agent(&mut self) -> Option<ExitStatus> {
+        self.agents
+            .iter_mut()
+            .find_map(|agent| agent.try_wait().ok().flatten())
     }
 
     fn all_answer(&mut self, routes: &[Route]) -> Result<()> {
