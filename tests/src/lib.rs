@@ -1,9 +1,13 @@
 //! The test harness: everything that tests of more than one crate share.
 //!
-//! Network namespaces with real sockets are built from four parts, each usable by itself:
+//! Network namespaces with real sockets are built from five parts, each usable by itself:
 //! [`net`] makes namespaces and removes them, [`topology`] builds a small cluster of them,
-//! [`traffic`] runs servers and clients inside, `agent` runs the real binary on a node.
+//! [`traffic`] runs servers and clients inside, [`manifests`] writes Services and
+//! [`agent`] runs the real binary on a node. [`rig`] puts all of them together.
 
+pub mod agent;
+pub mod manifests;
 pub mod net;
+pub mod rig;
 pub mod topology;
 pub mod traffic;

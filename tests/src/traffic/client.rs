@@ -14,14 +14,14 @@ use super::report::{Answer, Report};
 /// The largest datagram.
 const DATAGRAM_MAX: usize = 65_535;
 
-/// Follows `plan` to its end, or until `finish` is set.
+/// Follows `plan` to its end, until `finish` is set, or until too much failed.
 pub(super) fn connect(plan: &Plan, finish: &AtomicBool) -> Report {
     let mut report = Report::default();
     let more = |done: u32| match plan.amount {
         Amount::Times(count) => done < count,
         Amount::UntilFinish => !finish.load(Ordering::Acquire),
     };
-    while more(report.connections) {
+    while more(report.connections) && report.failed() < plan.max_failures {
         let start_ns = monotonic_ns();
         report.connections += 1;
         match once(plan) {

@@ -87,6 +87,8 @@ pub struct Plan {
     pub payload: usize,
     /// Limit of every single wait.
     pub timeout_ms: u64,
+    /// After this many failures the rest is not tried.
+    pub max_failures: u32,
     /// The address to bind first. With a port only one connection at a time can exist.
     pub source: Option<SocketAddr>,
 }
@@ -138,6 +140,7 @@ impl Plan {
             amount: Amount::Times(1),
             payload: 0,
             timeout_ms: TIMEOUT_MS,
+            max_failures: u32::MAX,
             source: None,
         }
     }
@@ -169,6 +172,14 @@ impl Plan {
     /// Limit of every single wait.
     pub fn timeout_ms(self, timeout_ms: u64) -> Self {
         Self { timeout_ms, ..self }
+    }
+
+    /// Gives up after this many failures.
+    pub fn max_failures(self, max_failures: u32) -> Self {
+        Self {
+            max_failures,
+            ..self
+        }
     }
 
     /// The address to bind first.

@@ -1,0 +1,183 @@
+//! The real binary on a node of a cluster.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::manifests::Manifests;
+use crate::net::{Place, eventually};
+use crate::topology::addresses::{PODS4, PODS6};
+use crate::topology::{Cluster, Node, Seen};
+
+/// How long an agent may take to be ready, with both cores busy.
+const READY: Duration = Duration::from_secs(20);
+/// How much of the log is shown after a failure.
+const LOG_LINES: usize = 60;
+
+/// What became of an agent that was started.
+enum State {
+    Synced,
+    Ended(ExitStatus),
+}
+
+/// An agent. Dropping it ends the process; what it pinned goes with the cluster, whose sandbox
+/// owns the bpffs. After a panic its log is printed.
+#[derive(Debug)]
+pub struct Agent {
+    child: Option<Child>,
+    node: Node,
+    log: PathBuf,
+    arguments: Vec<String>,
+}
+
+impl Agent {
+    /// Starts an agent on `node` and waits until it serves what `manifests` say. `arguments` are
+    /// added to those that every agent here needs.
+    pub fn start(
+        cluster: &Cluster,
+        node: &Node,
+        manifests: &Manifests,
+        arguments: &[&str],
+    ) -> Result<Self> {
+        let common = [
+            ("--node-name", node.name.clone()),
+            ("--manifests", manifests.dir().display().to_string()),
+            ("--bpffs", node.bpffs.display().to_string()),
+            ("--cgroup", node.cgroup.display().to_string()),
+            ("--cluster-cidr", format!("{PODS4},{PODS6}")),
+        ];
+        let common = common
+            .into_iter()
+            .flat_map(|(flag, value)| [flag.to_owned(), value]);
+        let own = arguments.iter().map(|&argument| argument.to_owned());
+        let mut agent = Self {
+            child: None,
+            node: node.clone(),
+            log: cluster.sandbox().dir().join(format!("{}.log", node.name)),
+            arguments: common.chain(own).collect(),
+        };
+        agent.run()?;
+        Ok(agent)
+    }
+
+    /// Starts the agent again, after [`Self::stop`] or [`Self::kill`], and waits for it.
+    pub fn run(&mut self) -> Result<()> {
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(&self.log)?;
+        let mut command = Command::new(binary()?);
+        command.arg("agent").args(&self.arguments);
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        self.child = Some(self.place().spawn(&mut command)?);
+        let ready = eventually(READY, || self.ready());
+        ready
+            .and_then(|state| match state {
+                State::Synced => Ok(()),
+                State::Ended(status) => bail!("it ended ({status})"),
+            })
+            .with_context(|| format!("agent of {}:\n{}", self.node.name, self.log_tail()))
+    }
+
+    /// Asks the agent to end, and waits for it. Maps and programs stay.
+    pub fn stop(&mut self) -> Result<()> {
+        self.end(Signal::SIGTERM)
+    }
+
+    /// Ends the agent without asking.
+    pub fn kill(&mut self) -> Result<()> {
+        self.end(Signal::SIGKILL)
+    }
+
+    /// What `shunt status` says.
+    pub fn status(&self) -> Result<Value> {
+        let output = self.shunt(&["status", "-o", "json", "--bpffs", &self.bpffs()])?;
+        serde_json::from_str(&output).with_context(|| format!("reading {output}"))
+    }
+
+    /// Runs `shunt cleanup` on the node.
+    pub fn cleanup(&self) -> Result<()> {
+        self.shunt(&["cleanup", "--bpffs", &self.bpffs()]).map(drop)
+    }
+
+    /// The folder that its agent was told to pin below.
+    pub fn bpffs(&self) -> String {
+        self.node.bpffs.display().to_string()
+    }
+
+    /// Lets the agent go on when this value, and the whole parent, is gone.
+    pub fn detach(mut self) {
+        self.child = None;
+    }
+
+    /// Runs `shunt` on the node and returns its standard output.
+    pub fn shunt(&self, arguments: &[&str]) -> Result<String> {
+        let binary = binary()?.display().to_string();
+        let words: Vec<&str> = [binary.as_str()]
+            .into_iter()
+            .chain(arguments.iter().copied())
+            .collect();
+        self.node.netns.run(&words)
+    }
+
+    /// The last lines of its log.
+    pub fn log_tail(&self) -> String {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+    }
+
+    fn place(&self) -> Place {
+        self.node.place(Seen::BySocketHooks)
+    }
+
+    /// Fails while there is something to wait for.
+    fn ready(&mut self) -> Result<State> {
+        let child = self.child.as_mut().context("it was not started")?;
+        if let Some(status) = child.try_wait()? {
+            return Ok(State::Ended(status));
+        }
+        let status = self.status()?;
+        ensure!(status["synced"] == true, "it is not synced");
+        Ok(State::Synced)
+    }
+
+    fn end(&mut self, signal: Signal) -> Result<()> {
+        let Some(mut child) = self.child.take() else {
+            return Ok(());
+        };
+        kill(Pid::from_raw(child.id().try_into()?), signal)?;
+        child.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- agent of {}\n{}", self.node.name, self.log_tail());
+        }
+        // Fails only when it has ended already.
+        let _ = self.kill();
+    }
+}
+
+/// The agent's binary: `SHUNT_BIN`, or `target/release/shunt`.
+fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("SHUNT_BIN") {
+        return Ok(path.into());
+    }
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/shunt");
+    built
+        .canonicalize()
+        .context("no target/release/shunt: run cargo xtask build")
+}
