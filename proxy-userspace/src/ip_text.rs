@@ -16,7 +16,10 @@ pub fn parse_ip(text: &str) -> Option<IpAddr> {
     for octet in &mut octets {
         *octet = decimal(parts.next()?)?;
     }
-    parts.next().is_none().then_some(IpAddr::V4(Ipv4Addr::from(octets)))
+    parts
+        .next()
+        .is_none()
+        .then_some(IpAddr::V4(Ipv4Addr::from(octets)))
 }
 
 /// Reads a CIDR with its host bits cleared, or `None` where the text is none.
@@ -54,11 +57,27 @@ mod tests {
 
     #[test]
     fn other_texts_are_no_addresses() {
-        for text in ["", " ", "bogus", "1.2.3", "1.2.3.4.5", "1.2.3.256", "+1.2.3.4", "1.2.3.", "::g"]
-        {
+        for text in [
+            "",
+            " ",
+            "bogus",
+            "1.2.3",
+            "1.2.3.4.5",
+            "1.2.3.256",
+            "+1.2.3.4",
+            "1.2.3.",
+            "::g",
+        ] {
             assert_eq!(parse_ip(text), None, "{text}");
         }
-        for text in ["10.0.0.0", "10.0.0.0/33", "10.0.0.0/", "/8", "fd00::/129", "10.0.0.0/-1"] {
+        for text in [
+            "10.0.0.0",
+            "10.0.0.0/33",
+            "10.0.0.0/",
+            "/8",
+            "fd00::/129",
+            "10.0.0.0/-1",
+        ] {
             assert_eq!(parse_cidr(text), None, "{text}");
         }
     }

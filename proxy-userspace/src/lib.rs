@@ -1,5 +1,7 @@
 //! The agent and its command line: the object's path, from the watch to the maps.
 
+pub mod cli;
+pub mod config;
 pub mod datapath;
 pub mod ip_text;
 pub mod maps;

@@ -66,39 +66,60 @@ fn service(service: &mut Service, dropped: &mut Vec<Complaint>) -> Result<(), Co
     ] {
         one_of(&["spec", name], value.as_deref(), &["Cluster", "Local"])?;
     }
-    one_of(&["spec", "sessionAffinity"], spec.session_affinity.as_deref(), &["None", "ClientIP"])?;
+    one_of(
+        &["spec", "sessionAffinity"],
+        spec.session_affinity.as_deref(),
+        &["None", "ClientIP"],
+    )?;
     affinity_timeout(spec)?;
     ports(spec)?;
     cluster_ips(spec, dropped)?;
-    retain(&mut spec.external_ips, &keys(&["spec", "externalIPs"]), dropped, |text| {
-        text.is_empty() || parse_ip(text).is_some()
-    });
+    retain(
+        &mut spec.external_ips,
+        &keys(&["spec", "externalIPs"]),
+        dropped,
+        |text| text.is_empty() || parse_ip(text).is_some(),
+    );
     let ranges = keys(&["spec", "loadBalancerSourceRanges"]);
-    retain(&mut spec.load_balancer_source_ranges, &ranges, dropped, |text| {
-        text.trim().is_empty() || parse_cidr(text.trim()).is_some()
-    });
+    retain(
+        &mut spec.load_balancer_source_ranges,
+        &ranges,
+        dropped,
+        |text| text.trim().is_empty() || parse_cidr(text.trim()).is_some(),
+    );
     ingress(&mut service.status.load_balancer.ingress, dropped);
     Ok(())
 }
 
 fn affinity_timeout(spec: &ServiceSpec) -> Result<(), Complaint> {
-    let client_ip = spec.session_affinity_config.as_ref().and_then(|it| it.client_ip.as_ref());
+    let client_ip = spec
+        .session_affinity_config
+        .as_ref()
+        .and_then(|it| it.client_ip.as_ref());
     match client_ip.and_then(|config| config.timeout_seconds) {
         None | Some(1..=86_400) => Ok(()),
         Some(_) => Err(complaint(
-            keys(&["spec", "sessionAffinityConfig", "clientIP", "timeoutSeconds"]),
+            keys(&[
+                "spec",
+                "sessionAffinityConfig",
+                "clientIP",
+                "timeoutSeconds",
+            ]),
             "must be 1 to 86400",
         )),
     }
 }
 
 fn ports(spec: &ServiceSpec) -> Result<(), Complaint> {
-    let needs_ports = spec.type_.as_deref() != Some("ExternalName")
-        && spec.cluster_ip.as_deref() != Some("None");
+    let needs_ports =
+        spec.type_.as_deref() != Some("ExternalName") && spec.cluster_ip.as_deref() != Some("None");
     if spec.ports.is_empty() && needs_ports {
         let type_ = spec.type_.as_deref().unwrap_or("ClusterIP");
         let error = format!("a Service of type {type_} needs at least one port");
-        return Err(Complaint { path: keys(&["spec", "ports"]), error });
+        return Err(Complaint {
+            path: keys(&["spec", "ports"]),
+            error,
+        });
     }
     let mut names = BTreeSet::new();
     let mut numbers = BTreeSet::new();
@@ -114,7 +135,10 @@ fn ports(spec: &ServiceSpec) -> Result<(), Complaint> {
         }
         protocol(at("protocol"), port.protocol.as_deref())?;
         if port.name.is_empty() && spec.ports.len() > 1 {
-            return Err(complaint(at("name"), "needed where there are several ports"));
+            return Err(complaint(
+                at("name"),
+                "needed where there are several ports",
+            ));
         }
         if !names.insert(&port.name) {
             return Err(complaint(at("name"), "given to two ports"));
@@ -154,7 +178,9 @@ fn cluster_ips(spec: &mut ServiceSpec, dropped: &mut Vec<Complaint>) -> Result<(
     }
     let families = std::mem::take(&mut spec.ip_families);
     let path = keys(&["spec", "clusterIPs"]);
-    retain(&mut spec.cluster_ips, &path, dropped, |text| parse_ip(text).is_some());
+    retain(&mut spec.cluster_ips, &path, dropped, |text| {
+        parse_ip(text).is_some()
+    });
     for addr in spec.cluster_ips.iter().filter_map(|text| parse_ip(text)) {
         spec.ip_families.push(family(addr).to_owned());
     }
@@ -193,9 +219,16 @@ fn ingress(entries: &mut Vec<LoadBalancerIngress>, dropped: &mut Vec<Complaint>)
     });
 }
 
-fn endpoint_slice(slice: &mut EndpointSlice, dropped: &mut Vec<Complaint>) -> Result<(), Complaint> {
+fn endpoint_slice(
+    slice: &mut EndpointSlice,
+    dropped: &mut Vec<Complaint>,
+) -> Result<(), Complaint> {
     let address_type = slice.address_type.as_str();
-    one_of(&["addressType"], Some(address_type), &["IPv4", "IPv6", "FQDN"])?;
+    one_of(
+        &["addressType"],
+        Some(address_type),
+        &["IPv4", "IPv6", "FQDN"],
+    )?;
     for (index, port) in slice.ports.iter().enumerate() {
         let path = vec![key("ports"), Step::Index(index), key("protocol")];
         protocol(path, port.protocol.as_deref())?;
@@ -207,22 +240,31 @@ fn endpoint_slice(slice: &mut EndpointSlice, dropped: &mut Vec<Complaint>) -> Re
     slice.endpoints.retain_mut(|endpoint| {
         let path = vec![key("endpoints"), Step::Index(index), key("addresses")];
         index += 1;
-        retain_entries(&mut endpoint.addresses, &path, dropped, |text| match parse_ip(text) {
-            Some(addr) if family(addr) == address_type => Ok(()),
-            Some(addr) => {
-                Err(format!("{addr} is an {} address in an {address_type} slice", family(addr)))
-            }
-            None => Err(format!("{text:?} is no address")),
-        });
+        retain_entries(
+            &mut endpoint.addresses,
+            &path,
+            dropped,
+            |text| match parse_ip(text) {
+                Some(addr) if family(addr) == address_type => Ok(()),
+                Some(addr) => Err(format!(
+                    "{addr} is an {} address in an {address_type} slice",
+                    family(addr)
+                )),
+                None => Err(format!("{text:?} is no address")),
+            },
+        );
         !endpoint.addresses.is_empty()
     });
     Ok(())
 }
 
 fn cidrs(service_cidr: &mut ServiceCidr, dropped: &mut Vec<Complaint>) {
-    retain(&mut service_cidr.spec.cidrs, &keys(&["spec", "cidrs"]), dropped, |text| {
-        parse_cidr(text).is_some()
-    });
+    retain(
+        &mut service_cidr.spec.cidrs,
+        &keys(&["spec", "cidrs"]),
+        dropped,
+        |text| parse_cidr(text).is_some(),
+    );
 }
 
 /// Keeps the texts that `is_good`.
@@ -233,7 +275,11 @@ fn retain(
     is_good: impl Fn(&str) -> bool,
 ) {
     retain_entries(texts, path, dropped, |text| {
-        if is_good(text) { Ok(()) } else { Err(format!("{text:?} cannot be read")) }
+        if is_good(text) {
+            Ok(())
+        } else {
+            Err(format!("{text:?} cannot be read"))
+        }
     });
 }
 
@@ -249,7 +295,10 @@ fn retain_entries<T>(
         let verdict = verdict(entry);
         if let Err(error) = &verdict {
             let path = [path, &[Step::Index(index)]].concat();
-            dropped.push(Complaint { path, error: format!("{error}; this entry is left out") });
+            dropped.push(Complaint {
+                path,
+                error: format!("{error}; this entry is left out"),
+            });
         }
         index += 1;
         verdict.is_ok()
@@ -260,14 +309,20 @@ fn one_of(path: &[&str], value: Option<&str>, allowed: &[&str]) -> Result<(), Co
     match value {
         Some(value) if !allowed.contains(&value) => {
             let error = format!("{value:?} is not one of {}", allowed.join(", "));
-            Err(Complaint { path: keys(path), error })
+            Err(Complaint {
+                path: keys(path),
+                error,
+            })
         }
         _ => Ok(()),
     }
 }
 
 fn complaint(path: Vec<Step>, error: &str) -> Complaint {
-    Complaint { path, error: error.to_owned() }
+    Complaint {
+        path,
+        error: error.to_owned(),
+    }
 }
 
 fn key(name: &str) -> Step {

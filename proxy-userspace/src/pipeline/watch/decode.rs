@@ -42,7 +42,9 @@ pub struct Rejection {
 impl Content {
     /// True if something was rejected that does not say which object it is.
     pub fn has_unknown_rejected(&self) -> bool {
-        self.rejected.iter().any(|rejection| rejection.object.is_none())
+        self.rejected
+            .iter()
+            .any(|rejection| rejection.object.is_none())
     }
 }
 
@@ -71,7 +73,11 @@ fn decode_node(node: &Node, listed: Option<(&str, &str)>, content: &mut Content)
     let unknown = |field: &str, error: &str| Rejection {
         object: None,
         line: node.line_of(&[Step::Key(field.to_owned())]),
-        error: if field.is_empty() { error.to_owned() } else { format!("{field}: {error}") },
+        error: if field.is_empty() {
+            error.to_owned()
+        } else {
+            format!("{field}: {error}")
+        },
     };
     if !matches!(node.value, Value::Map(_)) {
         content.rejected.push(unknown("", "an object is expected"));
@@ -79,11 +85,15 @@ fn decode_node(node: &Node, listed: Option<(&str, &str)>, content: &mut Content)
     }
     let own = |key: &str| node.get(key).and_then(Node::as_str);
     let Some(kind) = own("kind").or(listed.map(|(_, kind)| kind)) else {
-        content.rejected.push(unknown("kind", "missing or not a text"));
+        content
+            .rejected
+            .push(unknown("kind", "missing or not a text"));
         return;
     };
     let Some(version) = own("apiVersion").or(listed.map(|(version, _)| version)) else {
-        content.rejected.push(unknown("apiVersion", "missing or not a text"));
+        content
+            .rejected
+            .push(unknown("apiVersion", "missing or not a text"));
         return;
     };
     if let Some(item_kind) = kind.strip_suffix("List") {
@@ -97,7 +107,9 @@ fn decode_list(node: &Node, version: &str, item_kind: &str, content: &mut Conten
     // Items of the plain `List` are of any kind and say which.
     let listed = (!item_kind.is_empty()).then_some((version, item_kind));
     if listed.is_some_and(|(version, kind)| known(version, kind).is_none()) {
-        content.skipped.push((format!("{item_kind}List"), node.line));
+        content
+            .skipped
+            .push((format!("{item_kind}List"), node.line));
         return;
     }
     match node.get("items").map(|items| &items.value) {
@@ -170,9 +182,16 @@ fn decode_object(node: &Node, version: &str, kind_name: &str, content: &mut Cont
     for Complaint { path, error } in complaints {
         let line = node.line_of(&path);
         let error = format!("{}: {error}", located::field(&path));
-        content.rejected.push(Rejection { object: named.clone(), line, error });
+        content.rejected.push(Rejection {
+            object: named.clone(),
+            line,
+            error,
+        });
     }
-    content.objects.extend(object.map(|object| FileObject { object, line: node.line }));
+    content.objects.extend(object.map(|object| FileObject {
+        object,
+        line: node.line,
+    }));
 }
 
 /// Namespace and name as far as the tree has them.
@@ -182,7 +201,10 @@ fn object_name(node: &Node, kind: Kind) -> Option<ObjectName> {
     let namespace = match kind {
         Kind::Service | Kind::EndpointSlice => {
             let given = metadata.get("namespace").and_then(Node::as_str);
-            given.filter(|text| !text.is_empty()).unwrap_or("default").to_owned()
+            given
+                .filter(|text| !text.is_empty())
+                .unwrap_or("default")
+                .to_owned()
         }
         Kind::Node | Kind::ServiceCidr => String::new(),
     };
@@ -201,16 +223,26 @@ fn strict(kind: Kind, json: &Json) -> Result<(), Complaint> {
 }
 
 fn strict_as<T: DeserializeOwned>(json: &Json) -> Result<(), Complaint> {
-    let mut unknown = None;
+    let (value, unknown) = typed::<T>(json);
+    match unknown.into_iter().next() {
+        Some(path) => Err(Complaint {
+            path,
+            error: "unknown field".to_owned(),
+        }),
+        None => value.map(|_| ()),
+    }
+}
+
+/// Decodes a value as `T`, and tells the fields that `T` does not have.
+pub fn typed<T: DeserializeOwned>(json: &Json) -> (Result<T, Complaint>, Vec<Vec<Step>>) {
+    let mut unknown = Vec::new();
     let mut track = serde_path_to_error::Track::new();
     let tracked = serde_path_to_error::Deserializer::new(json, &mut track);
-    let result: Result<T, _> = serde_ignored::deserialize(tracked, |path| {
-        unknown.get_or_insert_with(|| ignored_path(&path));
-    });
-    if let Some(path) = unknown {
-        return Err(Complaint { path, error: "unknown field".to_owned() });
-    }
-    result.map(|_| ()).map_err(|error| wrong_type(&track.path(), &error))
+    let result = serde_ignored::deserialize(tracked, |path| unknown.push(ignored_path(&path)));
+    (
+        result.map_err(|error| wrong_type(&track.path(), &error)),
+        unknown,
+    )
 }
 
 fn trimmed(kind: Kind, json: &Json) -> Result<Object, Complaint> {
@@ -237,7 +269,10 @@ fn wrong_type(path: &serde_path_to_error::Path, error: &serde_json::Error) -> Co
             Segment::Enum { .. } | Segment::Unknown => None,
         })
         .collect();
-    Complaint { path, error: error.to_string() }
+    Complaint {
+        path,
+        error: error.to_string(),
+    }
 }
 
 fn ignored_path(path: &serde_ignored::Path<'_>) -> Vec<Step> {

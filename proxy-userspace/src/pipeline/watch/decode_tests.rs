@@ -23,8 +23,11 @@ spec: {clusterIP: 10.96.0.2, ports: [{port: 80}]}
 /// The document stands between two good ones, from line 6 on; of itself nothing arrives.
 fn check_rejected(document: &str, line: usize, error: &str) {
     let content = decode(&format!("{GOOD}{document}{ALSO_GOOD}"));
-    let names: Vec<_> =
-        content.objects.iter().map(|it| it.object.metadata().name.as_str()).collect();
+    let names: Vec<_> = content
+        .objects
+        .iter()
+        .map(|it| it.object.metadata().name.as_str())
+        .collect();
     assert_eq!(names, ["before", "after"], "{content:#?}");
     check_complaint(&content, line, error);
 }
@@ -42,7 +45,11 @@ fn check_complaint(content: &Content, line: usize, error: &str) {
     assert_eq!(content.rejected.len(), 1, "{:#?}", content.rejected);
     let rejection = &content.rejected[0];
     assert_eq!(rejection.line, line, "{rejection:?}");
-    assert!(rejection.error.contains(error), "{:?} lacks {error:?}", rejection.error);
+    assert!(
+        rejection.error.contains(error),
+        "{:?} lacks {error:?}",
+        rejection.error
+    );
 }
 
 fn service(spec: &str) -> String {
@@ -50,9 +57,7 @@ fn service(spec: &str) -> String {
 }
 
 fn slice(body: &str) -> String {
-    format!(
-        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: s}}\n{body}"
-    )
+    format!("apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: s}}\n{body}")
 }
 
 #[test]
@@ -63,7 +68,11 @@ fn syntax_error_rejects_its_document() {
 
 #[test]
 fn duplicate_key_rejects_the_document() {
-    check_rejected(&service("  ports: [{port: 80}]\n  ports: []"), 12, "duplicate");
+    check_rejected(
+        &service("  ports: [{port: 80}]\n  ports: []"),
+        12,
+        "duplicate",
+    );
 }
 
 #[test]
@@ -78,28 +87,58 @@ fn unknown_field_is_named() {
 
 #[test]
 fn wrong_type_is_named() {
-    check_rejected(&service("  ports:\n  - port: eighty"), 12, "spec.ports[0].port: invalid type");
-    check_rejected(&service("  ports: {port: 80}"), 11, "spec.ports: invalid type");
-    check_rejected(&service("  clusterIP: 10\n  ports: [{port: 80}]"), 11, "spec.clusterIP: ");
+    check_rejected(
+        &service("  ports:\n  - port: eighty"),
+        12,
+        "spec.ports[0].port: invalid type",
+    );
+    check_rejected(
+        &service("  ports: {port: 80}"),
+        11,
+        "spec.ports: invalid type",
+    );
+    check_rejected(
+        &service("  clusterIP: 10\n  ports: [{port: 80}]"),
+        11,
+        "spec.clusterIP: ",
+    );
 }
 
 #[test]
 fn rejected_object_is_told() {
     let content = decode(&service("  port: 80"));
-    let (kind, name) = content.rejected[0].object.clone().expect("kind and name are readable");
-    assert_eq!((kind, name.namespace.as_str(), name.name.as_str()), (Kind::Service, "default", "bad"));
+    let (kind, name) = content.rejected[0]
+        .object
+        .clone()
+        .expect("kind and name are readable");
+    assert_eq!(
+        (kind, name.namespace.as_str(), name.name.as_str()),
+        (Kind::Service, "default", "bad")
+    );
 }
 
 #[test]
 fn port_numbers_out_of_range_are_named() {
-    check_rejected(&service("  ports:\n  - port: 65536"), 12, "spec.ports[0].port: ");
-    check_rejected(&service("  ports:\n  - port: 0"), 12, "spec.ports[0].port: must be 1 to 65535");
+    check_rejected(
+        &service("  ports:\n  - port: 65536"),
+        12,
+        "spec.ports[0].port: ",
+    );
+    check_rejected(
+        &service("  ports:\n  - port: 0"),
+        12,
+        "spec.ports[0].port: must be 1 to 65535",
+    );
     check_rejected(
         &service("  ports:\n  - port: 80\n    nodePort: -1"),
         13,
         "spec.ports[0].nodePort: ",
     );
-    check_rejected(&slice("addressType: IPv4\nports:\n- port: 70000"), 11, "ports[0].port: ");
+    check_rejected(
+        &slice("addressType: IPv4\nports:\n- port: 70000"),
+        11,
+        "ports[0].port: ",
+    );
 }
 
 #[test]
@@ -107,8 +146,15 @@ fn service_without_ports_is_rejected() {
     for type_ in ["ClusterIP", "NodePort", "LoadBalancer"] {
         check_rejected(&service(&format!("  type: {type_}")), 10, "spec.ports: ");
     }
-    check_rejected(&service("  type: NodePort\n  ports: []"), 12, "spec.ports: ");
-    for spec in ["  clusterIP: None", "  type: ExternalName\n  externalName: a.example"] {
+    check_rejected(
+        &service("  type: NodePort\n  ports: []"),
+        12,
+        "spec.ports: ",
+    );
+    for spec in [
+        "  clusterIP: None",
+        "  type: ExternalName\n  externalName: a.example",
+    ] {
         assert_eq!(decode(&service(spec)).rejected, []);
     }
 }
@@ -125,12 +171,20 @@ fn two_ports_that_cannot_be_told_apart_are_rejected() {
         13,
         "spec.ports[1].port: ",
     );
-    check_rejected(&service("  ports:\n  - port: 80\n  - port: 81"), 12, "spec.ports[0].name: ");
+    check_rejected(
+        &service("  ports:\n  - port: 80\n  - port: 81"),
+        12,
+        "spec.ports[0].name: ",
+    );
 }
 
 #[test]
 fn words_outside_their_set_are_rejected() {
-    check_rejected(&service("  type: Nodeport\n  ports: [{port: 80}]"), 11, "spec.type: ");
+    check_rejected(
+        &service("  type: Nodeport\n  ports: [{port: 80}]"),
+        11,
+        "spec.type: ",
+    );
     check_rejected(
         &service("  internalTrafficPolicy: local\n  ports: [{port: 80}]"),
         11,
@@ -153,7 +207,9 @@ fn ipv4_address_in_ipv6_slice_is_left_out() {
         12,
         "endpoints[0].addresses[0]: 10.4.1.5 is an IPv4 address in an IPv6 slice",
     );
-    let Object::EndpointSlice(slice) = object else { panic!("{object:?}") };
+    let Object::EndpointSlice(slice) = object else {
+        panic!("{object:?}")
+    };
     assert_eq!(slice.endpoints.len(), 1);
     assert_eq!(slice.endpoints[0].addresses, ["fd00::5"]);
 }
@@ -165,7 +221,9 @@ fn bad_external_ip_is_left_out() {
         15,
         "spec.externalIPs[2]: ",
     );
-    let Object::Service(service) = object else { panic!("{object:?}") };
+    let Object::Service(service) = object else {
+        panic!("{object:?}")
+    };
     assert_eq!(service.spec.external_ips, ["198.51.100.7", ""]);
 }
 
@@ -176,9 +234,17 @@ fn version_of_ours_that_is_not_read_is_rejected() {
         7,
         "apiVersion: discovery.k8s.io/v1beta1 is not read",
     );
-    check_rejected("kind: Service\nmetadata: {name: s}", 6, "apiVersion: missing");
+    check_rejected(
+        "kind: Service\nmetadata: {name: s}",
+        6,
+        "apiVersion: missing",
+    );
     check_rejected("- kind: Service", 6, "an object is expected");
-    check_rejected("kind: Service\napiVersion: v1\nspec: {ports: [{port: 1}]}", 6, "metadata");
+    check_rejected(
+        "kind: Service\napiVersion: v1\nspec: {ports: [{port: 1}]}",
+        6,
+        "metadata",
+    );
 }
 
 #[test]
@@ -187,14 +253,20 @@ fn other_kinds_are_skipped() {
         "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\n---\n\
          apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: k}\n",
     );
-    assert_eq!(content.skipped, [("Deployment".to_owned(), 1), ("Service".to_owned(), 5)]);
+    assert_eq!(
+        content.skipped,
+        [("Deployment".to_owned(), 1), ("Service".to_owned(), 5)]
+    );
     assert!(content.objects.is_empty() && content.rejected.is_empty());
 }
 
 #[test]
 fn lists_hold_their_items() {
     let item = "metadata: {name: a}, spec: {ports: [{port: 80}]}";
-    for (list, inside) in [("List", "apiVersion: v1, kind: Service, "), ("ServiceList", "")] {
+    for (list, inside) in [
+        ("List", "apiVersion: v1, kind: Service, "),
+        ("ServiceList", ""),
+    ] {
         let content = decode(&format!(
             "apiVersion: v1\nkind: {list}\nmetadata: {{}}\nitems:\n- {{{inside}{item}}}\n\
              - {{{inside}metadata: {{name: b}}, spec: {{prots: []}}}}\n"
@@ -227,7 +299,9 @@ fn cluster_ips_get_their_families() {
     let content = decode(&service(
         "  clusterIPs: [\"fd00:96::5\", 10.96.0.5]\n  ports: [{port: 80}]",
     ));
-    let Object::Service(service) = &content.objects[0].object else { panic!("{content:?}") };
+    let Object::Service(service) = &content.objects[0].object else {
+        panic!("{content:?}")
+    };
     assert_eq!(service.spec.ip_families, ["IPv6", "IPv4"]);
     assert_eq!(service.spec.cluster_ip.as_deref(), Some("fd00:96::5"));
 }
@@ -236,7 +310,11 @@ fn cluster_ips_get_their_families() {
 fn comments_directives_and_empty_documents_are_nothing() {
     let text = format!("# hello\n---\n%YAML 1.2\n---\n\n---\n{GOOD}...\n# end\n");
     let content = decode(&text);
-    assert_eq!((content.objects.len(), content.rejected.len()), (1, 0), "{content:?}");
+    assert_eq!(
+        (content.objects.len(), content.rejected.len()),
+        (1, 0),
+        "{content:?}"
+    );
 }
 
 #[test]

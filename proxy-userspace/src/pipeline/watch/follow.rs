@@ -14,8 +14,8 @@ use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind, RenameMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc::Sender;
 
-use super::WatchError;
 use super::manifests::{Manifests, SETTLE};
+use super::{Selection, WatchError};
 use crate::objects::ObjectEvent;
 
 /// How often the thread looks whether anybody still listens.
@@ -25,21 +25,27 @@ const LIVENESS_INTERVAL: Duration = Duration::from_secs(1);
 /// `sender` is dropped. Fails where a path does not exist or cannot be watched.
 pub fn spawn(
     roots: Vec<PathBuf>,
-    node_name: String,
+    selection: Selection,
     sender: Sender<ObjectEvent>,
 ) -> Result<(), WatchError> {
     for root in &roots {
-        fs::metadata(root)
-            .map_err(|source| WatchError::Manifests { path: root.clone(), source })?;
+        fs::metadata(root).map_err(|source| WatchError::Manifests {
+            path: root.clone(),
+            source,
+        })?;
     }
     let (notices, received) = channel();
     let watcher = notify::recommended_watcher(notices).map_err(WatchError::Notify)?;
-    let mut follower = Follower { roots: roots.clone(), watcher, received };
+    let mut follower = Follower {
+        roots: roots.clone(),
+        watcher,
+        received,
+    };
     // Watched before the first look, so that no change falls between the two.
     for root in &roots {
         follower.watch(root)?;
     }
-    let manifests = Manifests::new(roots, node_name);
+    let manifests = Manifests::new(roots, selection);
     std::thread::Builder::new()
         .name("manifests".to_owned())
         .spawn(move || follower.run(manifests, &sender))
@@ -75,9 +81,13 @@ impl Follower {
             Some(_) | None => Path::new("."),
         };
         // The parent tells of a root that is replaced as a whole.
-        self.watcher.watch(parent, RecursiveMode::NonRecursive).map_err(WatchError::Notify)?;
+        self.watcher
+            .watch(parent, RecursiveMode::NonRecursive)
+            .map_err(WatchError::Notify)?;
         if root.is_dir() {
-            self.watcher.watch(root, RecursiveMode::Recursive).map_err(WatchError::Notify)?;
+            self.watcher
+                .watch(root, RecursiveMode::Recursive)
+                .map_err(WatchError::Notify)?;
         }
         Ok(())
     }
@@ -116,8 +126,12 @@ impl Follower {
     }
 
     fn watch_appeared(&mut self, wanted: &Wanted) {
-        let roots: Vec<_> =
-            self.roots.iter().filter(|root| wanted.appeared.contains(*root)).cloned().collect();
+        let roots: Vec<_> = self
+            .roots
+            .iter()
+            .filter(|root| wanted.appeared.contains(*root))
+            .cloned()
+            .collect();
         for root in roots {
             if let Err(error) = self.watch(&root) {
                 tracing::warn!(path = %root.display(), %error, "manifests are not followed");
@@ -127,7 +141,9 @@ impl Follower {
 }
 
 fn send(sender: &Sender<ObjectEvent>, events: Vec<ObjectEvent>) -> Result<(), ()> {
-    events.into_iter().try_for_each(|event| sender.blocking_send(event).map_err(|_| ()))
+    events
+        .into_iter()
+        .try_for_each(|event| sender.blocking_send(event).map_err(|_| ()))
 }
 
 fn wanted(notices: impl Iterator<Item = Notice>) -> Wanted {

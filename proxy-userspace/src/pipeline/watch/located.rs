@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Number, Value as Json};
-use serde_saphyr::Spanned;
+use serde_saphyr::{DuplicateKeyPolicy, Spanned};
 
 /// One document of a file: its text and the line it begins on (the first is 1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -106,8 +106,7 @@ fn is_blank(line: &str) -> bool {
 /// broken) the rest is one document.
 fn push_json<'a>(found: &mut Vec<Document<'a>>, text: &'a str, first_line: usize) {
     let mut begin = 0;
-    let mut values =
-        serde_json::Deserializer::from_str(text).into_iter::<serde::de::IgnoredAny>();
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<serde::de::IgnoredAny>();
     let mut line = first_line;
     while begin < text.len() {
         let end = match values.next() {
@@ -116,15 +115,30 @@ fn push_json<'a>(found: &mut Vec<Document<'a>>, text: &'a str, first_line: usize
         };
         let piece = &text[begin..end];
         if !piece.lines().all(is_blank) {
-            found.push(Document { text: piece, first_line: line });
+            found.push(Document {
+                text: piece,
+                first_line: line,
+            });
         }
         line += piece.matches('\n').count();
         begin = end;
     }
 }
 
-/// Parses one document.
+/// Parses one document. A key given twice is an error.
 pub fn parse(document: Document<'_>) -> Result<Node, SyntaxError> {
+    parse_with(document, DuplicateKeyPolicy::Error)
+}
+
+/// Parses one document. Of a key given twice the last value holds.
+pub fn parse_lenient(document: Document<'_>) -> Result<Node, SyntaxError> {
+    parse_with(document, DuplicateKeyPolicy::LastWins)
+}
+
+fn parse_with(
+    document: Document<'_>,
+    duplicate_keys: DuplicateKeyPolicy,
+) -> Result<Node, SyntaxError> {
     let options = serde_saphyr::options! {
         // A file may hold a whole cluster; the depth stays limited (the tree is recursive).
         budget: serde_saphyr::budget! {
@@ -132,6 +146,7 @@ pub fn parse(document: Document<'_>) -> Result<Node, SyntaxError> {
             max_nodes: 50_000_000,
             max_total_scalar_bytes: 1 << 30,
         },
+        duplicate_keys: duplicate_keys,
         with_snippet: false,
         leading_zero_numbers_as_strings: true,
     };
@@ -146,18 +161,26 @@ fn syntax_error(error: &serde_saphyr::Error, document: Document<'_>) -> SyntaxEr
     let message = error.to_string();
     // Its own place counts from the document's begin, its advice is for programmers.
     let message = message.lines().next().unwrap_or_default();
-    let message = message.split_once(" at line ").map_or(message, |(message, _)| message);
-    let message = message.split_once(", set ").map_or(message, |(message, _)| message);
-    SyntaxError { line: line + document.first_line - 1, message: message.to_owned() }
+    let message = message
+        .split_once(" at line ")
+        .map_or(message, |(message, _)| message);
+    let message = message
+        .split_once(", set ")
+        .map_or(message, |(message, _)| message);
+    SyntaxError {
+        line: line + document.first_line - 1,
+        message: message.to_owned(),
+    }
 }
 
 impl Node {
     /// The value of a key, where this is a mapping that has it.
     pub fn get(&self, key: &str) -> Option<&Self> {
         match &self.value {
-            Value::Map(entries) => {
-                entries.iter().find(|(name, _)| name == key).map(|(_, node)| node)
-            }
+            Value::Map(entries) => entries
+                .iter()
+                .find(|(name, _)| name == key)
+                .map(|(_, node)| node),
             Value::Scalar(_) | Value::List(_) => None,
         }
     }
@@ -209,7 +232,9 @@ impl Node {
         match &mut self.value {
             Value::Scalar(_) => {}
             Value::List(items) => items.iter_mut().for_each(|node| node.move_down(lines)),
-            Value::Map(entries) => entries.iter_mut().for_each(|(_, node)| node.move_down(lines)),
+            Value::Map(entries) => entries
+                .iter_mut()
+                .for_each(|(_, node)| node.move_down(lines)),
         }
     }
 }
@@ -232,8 +257,13 @@ pub fn field(path: &[Step]) -> String {
 
 impl<'de> Deserialize<'de> for Node {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Spanned { value, referenced, .. } = Spanned::<Value>::deserialize(deserializer)?;
-        Ok(Self { line: referenced.line() as usize, value })
+        let Spanned {
+            value, referenced, ..
+        } = Spanned::<Value>::deserialize(deserializer)?;
+        Ok(Self {
+            line: referenced.line() as usize,
+            value,
+        })
     }
 }
 
@@ -278,9 +308,10 @@ impl<'de> Visitor<'de> for ValueVisitor {
 
     fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
         // Infinity and NaN have no JSON number: as text they fail where a number is wanted.
-        Ok(Value::Scalar(
-            Number::from_f64(value).map_or_else(|| Json::String(value.to_string()), Json::Number),
-        ))
+        Ok(Value::Scalar(Number::from_f64(value).map_or_else(
+            || Json::String(value.to_string()),
+            Json::Number,
+        )))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
@@ -292,7 +323,9 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
 
     fn visit_bytes<E>(self, value: &[u8]) -> Result<Value, E> {
-        Ok(Value::Scalar(String::from_utf8_lossy(value).into_owned().into()))
+        Ok(Value::Scalar(
+            String::from_utf8_lossy(value).into_owned().into(),
+        ))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::decode::{self, Content, Rejection};
-use super::{KINDS, hidden};
+use super::{KINDS, Selection, hidden};
 use crate::objects::{Kind, Object, ObjectEvent, ObjectName};
 
 /// How long a file may be absent, or unfinished, before that counts: editors move a file away and
@@ -23,7 +23,7 @@ pub const SETTLE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Manifests {
     roots: Vec<PathBuf>,
-    node_name: String,
+    selection: Selection,
     files: BTreeMap<PathBuf, File>,
     known: BTreeMap<Key, Known>,
     duplicates: BTreeSet<(Key, PathBuf)>,
@@ -71,11 +71,11 @@ struct Fingerprint {
 }
 
 impl Manifests {
-    /// The files and folders in `roots`; of the Nodes only `node_name` is passed on (S-001).
-    pub fn new(roots: Vec<PathBuf>, node_name: String) -> Self {
+    /// The files and folders in `roots`; only what `selection` says is passed on.
+    pub fn new(roots: Vec<PathBuf>, selection: Selection) -> Self {
         Self {
             roots,
-            node_name,
+            selection,
             files: BTreeMap::new(),
             known: BTreeMap::new(),
             duplicates: BTreeSet::new(),
@@ -172,7 +172,12 @@ impl Manifests {
             tracing::info!(file = %path.display(), line, kind, "kind is not read: skipped");
         }
         file.take(&content);
-        rejected.extend(content.rejected.into_iter().map(|rejection| event(path, rejection)));
+        rejected.extend(
+            content
+                .rejected
+                .into_iter()
+                .map(|rejection| event(path, rejection)),
+        );
     }
 
     /// What the files say together against what was known; files in `touched` were read again.
@@ -196,7 +201,10 @@ impl Manifests {
         for (key, claims) in claims {
             // Who was there first stays, so that a second file cannot take an object over.
             let owner = self.known.get(key).map(|known| &known.file);
-            let winner = claims.iter().position(|(path, _)| Some(*path) == owner).unwrap_or(0);
+            let winner = claims
+                .iter()
+                .position(|(path, _)| Some(*path) == owner)
+                .unwrap_or(0);
             let (path, entry) = claims[winner];
             for (index, (second, duplicate)) in claims.iter().enumerate() {
                 if index == winner {
@@ -208,8 +216,12 @@ impl Manifests {
                 }
                 duplicates.insert(id);
             }
-            let is_visible = !hidden(&entry.object, &self.node_name);
-            let known = Known { object: entry.object.clone(), file: path.clone(), is_visible };
+            let is_visible = !hidden(&entry.object, &self.selection);
+            let known = Known {
+                object: entry.object.clone(),
+                file: path.clone(),
+                is_visible,
+            };
             let before = self.known.insert(key.clone(), known);
             events.extend(change(key, before.as_ref(), &entry.object, is_visible));
         }
@@ -243,15 +255,26 @@ impl File {
                 };
                 let key = (found.object.kind(), name);
                 // The same content keeps its place in memory: comparing it again is cheap.
-                let same = by_key.get(&key).filter(|entry| *entry.object == found.object);
-                let object = same
-                    .map_or_else(|| Arc::new(found.object.clone()), |entry| entry.object.clone());
-                Entry { key, object, line: found.line }
+                let same = by_key
+                    .get(&key)
+                    .filter(|entry| *entry.object == found.object);
+                let object = same.map_or_else(
+                    || Arc::new(found.object.clone()),
+                    |entry| entry.object.clone(),
+                );
+                Entry {
+                    key,
+                    object,
+                    line: found.line,
+                }
             })
             .collect();
         let said: BTreeSet<_> = self.entries.iter().map(|entry| entry.key.clone()).collect();
-        let rejected: BTreeSet<_> =
-            content.rejected.iter().filter_map(|rejection| rejection.object.as_ref()).collect();
+        let rejected: BTreeSet<_> = content
+            .rejected
+            .iter()
+            .filter_map(|rejection| rejection.object.as_ref())
+            .collect();
         let keeps_all = content.has_unknown_rejected();
         self.entries.extend(previous.into_iter().filter(|entry| {
             !said.contains(&entry.key) && (keeps_all || rejected.contains(&entry.key))
@@ -278,11 +301,7 @@ fn unsettled(metadata: &Metadata) -> Option<Duration> {
 
 /// Collects the manifest files below a folder. Hidden names are left out: a mounted ConfigMap keeps
 /// its versions in hidden folders and links the files from the visible place.
-fn walk(
-    folder: &Path,
-    found: &mut BTreeMap<PathBuf, Metadata>,
-    rejected: &mut Vec<ObjectEvent>,
-) {
+fn walk(folder: &Path, found: &mut BTreeMap<PathBuf, Metadata>, rejected: &mut Vec<ObjectEvent>) {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return,
@@ -308,7 +327,9 @@ fn walk(
 
 fn is_manifest(path: &Path) -> bool {
     path.extension().is_some_and(|extension| {
-        ["yaml", "yml", "json"].iter().any(|known| extension.eq_ignore_ascii_case(known))
+        ["yaml", "yml", "json"]
+            .iter()
+            .any(|known| extension.eq_ignore_ascii_case(known))
     })
 }
 
@@ -319,9 +340,8 @@ fn change(
     is_visible: bool,
 ) -> Option<ObjectEvent> {
     let was_visible = before.is_some_and(|known| known.is_visible);
-    let is_same = before.is_some_and(|known| {
-        Arc::ptr_eq(&known.object, object) || known.object == *object
-    });
+    let is_same =
+        before.is_some_and(|known| Arc::ptr_eq(&known.object, object) || known.object == *object);
     match (was_visible, is_visible) {
         (true, true) if is_same => None,
         (_, true) => Some(ObjectEvent::Applied((**object).clone())),
@@ -341,7 +361,14 @@ fn event(path: &Path, rejection: Rejection) -> ObjectEvent {
 fn duplicate_event(path: &Path, entry: &Entry, first: &Path, winner: &Entry) -> ObjectEvent {
     let place = format!("{}:{}", first.display(), winner.line);
     let error = format!("metadata.name: duplicate, the object is given in {place} already");
-    event(path, Rejection { object: Some(entry.key.clone()), line: entry.line, error })
+    event(
+        path,
+        Rejection {
+            object: Some(entry.key.clone()),
+            line: entry.line,
+            error,
+        },
+    )
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> ObjectEvent {

@@ -19,8 +19,12 @@ use tokio::sync::mpsc;
 use crate::objects::{Kind, Object, ObjectEvent};
 
 /// Every watched kind.
-pub const KINDS: [Kind; 4] =
-    [Kind::ServiceCidr, Kind::Node, Kind::Service, Kind::EndpointSlice];
+pub const KINDS: [Kind; 4] = [
+    Kind::ServiceCidr,
+    Kind::Node,
+    Kind::Service,
+    Kind::EndpointSlice,
+];
 
 /// A Service with this label belongs to another proxy (S-002).
 pub const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
@@ -36,6 +40,27 @@ const QUEUED_EVENTS_MAX: usize = 1024;
 pub enum Source {
     /// Files and folders.
     Manifests(Vec<PathBuf>),
+    /// An API server.
+    Api(ApiSource),
+}
+
+/// Which API server.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ApiSource {
+    /// Credentials and server; `None`: those of the pod that the agent runs in.
+    pub kubeconfig: Option<PathBuf>,
+    /// Servers to try in order instead of the one configured: addresses that need no Service
+    /// (S-183).
+    pub servers: Vec<String>,
+}
+
+/// Which objects are for this agent.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Selection {
+    /// Name of this node (S-170): of the Nodes only this one is passed on.
+    pub node_name: String,
+    /// Services of this proxy (S-003); `None`: those that name none.
+    pub proxy_name: Option<String>,
 }
 
 /// The source cannot be watched at all.
@@ -61,25 +86,26 @@ pub enum WatchError {
 /// Starts watching; it ends when the receiver is dropped. Needs a tokio runtime.
 pub async fn start(
     source: Source,
-    node_name: &str,
+    selection: Selection,
 ) -> Result<mpsc::Receiver<ObjectEvent>, WatchError> {
     let (sender, receiver) = mpsc::channel(QUEUED_EVENTS_MAX);
     match source {
-        Source::Manifests(roots) => follow::spawn(roots, node_name.to_owned(), sender)?,
+        Source::Manifests(roots) => follow::spawn(roots, selection, sender)?,
+        Source::Api(_) => {}
     }
     Ok(receiver)
 }
 
 /// True for an object that this node's agent must not see: what the API server leaves out by the
 /// selectors of the watch.
-pub fn hidden(object: &Object, node_name: &str) -> bool {
+pub fn hidden(object: &Object, selection: &Selection) -> bool {
     match object {
         Object::Service(service) => {
-            service.metadata.labels.contains_key(PROXY_NAME_LABEL)
+            service.metadata.labels.get(PROXY_NAME_LABEL) != selection.proxy_name.as_ref()
                 || service.spec.cluster_ip.as_deref() == Some("None")
         }
         Object::EndpointSlice(slice) => slice.metadata.labels.contains_key(HEADLESS_LABEL),
-        Object::Node(node) => node.metadata.name != node_name,
+        Object::Node(node) => node.metadata.name != selection.node_name,
         Object::ServiceCidr(_) => false,
     }
 }

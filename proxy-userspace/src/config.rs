@@ -1,0 +1,421 @@
+//! The agent's options: what the command line says, then what the configuration file says, then
+//! the defaults (S-190).
+
+pub mod file;
+pub mod given;
+pub mod text;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use proxy_common::config::Timeouts;
+
+pub use given::{DetectMode, Given, LogFormat, Masquerade, SocketLb, SocketUdp};
+
+use crate::ip_text::{parse_cidr, parse_ip};
+use crate::pipeline::watch::{ApiSource, Selection, Source};
+
+/// Port of /healthz and /livez.
+const HEALTHZ_PORT: u16 = 10_256;
+/// Port of /metrics.
+const METRICS_PORT: u16 = 10_249;
+/// Source ports of masqueraded packets (P-13).
+const SNAT_PORTS: [[u16; 2]; 2] = [[10_000, 29_999], [61_000, 65_535]];
+/// Flows below which connections would be lost in normal use.
+const FLOWS_MIN: u32 = 1024;
+
+/// Everything the agent is told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AgentOptions {
+    /// Where the objects come from.
+    pub source: Source,
+    /// Which objects are this agent's, with the node's name (S-170).
+    pub selection: Selection,
+    /// Patterns of interfaces to attach to; empty: found from the routes.
+    pub interfaces: Vec<String>,
+    /// A folder on a bpffs; pins lie in its subfolder `shunt`.
+    pub bpffs: PathBuf,
+    /// The cgroup of the socket hooks.
+    pub cgroup: PathBuf,
+    /// Socket load balancing.
+    pub socket_lb: SocketLb,
+    /// UDP sockets.
+    pub socket_udp: SocketUdp,
+    /// Masquerading.
+    pub masquerade: Masquerade,
+    /// Masquerade everything sent to a ClusterIP (S-092).
+    pub masquerade_all: bool,
+    /// Who counts as a pod.
+    pub detector: Detector,
+    /// Addresses that serve NodePorts.
+    pub node_port_addresses: NodePortAddresses,
+    /// First and last port of the two SNAT ranges.
+    pub snat_ports: [[u16; 2]; 2],
+    /// Entries of FLOWS4 and of FLOWS6.
+    pub max_flows: u32,
+    /// Idle lifetimes of flows.
+    pub timeouts: Timeouts,
+    /// Leave unallocated addresses of the Service range alone (S-078).
+    pub keep_unallocated: bool,
+    /// Overrides the node's primary address (S-171).
+    pub bind_address: Option<IpAddr>,
+    /// Where /healthz is served.
+    pub healthz: Option<SocketAddr>,
+    /// Where /metrics is served.
+    pub metrics: Option<SocketAddr>,
+    /// Time until a failed update is tried again.
+    pub sync_period: Duration,
+    /// Least time between updates.
+    pub min_sync_period: Duration,
+    /// A tracing filter.
+    pub log_level: String,
+    /// Form of the log.
+    pub log_format: LogFormat,
+    /// What is odd about the options, for the log.
+    pub warnings: Vec<String>,
+}
+
+/// Who counts as a pod (S-083).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Detector {
+    /// Sources in these CIDRs; empty: nobody.
+    ClusterCidr(Vec<IpNet>),
+    /// Sources in the pod CIDRs of this Node.
+    NodeCidr,
+    /// Entered by this interface.
+    BridgeInterface(String),
+    /// Entered by an interface whose name begins so.
+    InterfaceNamePrefix(String),
+}
+
+/// Addresses that serve NodePorts (S-118).
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct NodePortAddresses {
+    /// `primary`: the node's primary addresses.
+    pub has_primary: bool,
+    /// `localhost`: the loopback networks.
+    pub has_localhost: bool,
+    /// `all`.
+    pub has_all: bool,
+    /// CIDRs.
+    pub cidrs: Vec<IpNet>,
+}
+
+/// Options that do not make sense; nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("reading {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is wrong.
+    #[error("{path}:{line}: {message}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Its line.
+        line: usize,
+        /// The field and what is wrong with it.
+        message: String,
+    },
+    /// A value is wrong, whoever gave it.
+    #[error("{option}: {message}")]
+    Value {
+        /// As a flag, without dashes.
+        option: &'static str,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+/// What the machine contributes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Machine {
+    /// The host name.
+    pub hostname: String,
+    /// Processors.
+    pub cpus: u32,
+}
+
+impl Machine {
+    /// This machine.
+    pub fn this() -> Self {
+        // Absent without /proc: then a name must be given.
+        let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            hostname: hostname.trim().to_owned(),
+            cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+/// The options of an agent that was given `flags` and, maybe, a configuration file.
+pub fn load(
+    flags: Given,
+    config: Option<&Path>,
+    machine: &Machine,
+) -> Result<AgentOptions, ConfigError> {
+    let file = match config {
+        Some(path) => file::read(path, machine.cpus)?,
+        None => file::FileConfig::default(),
+    };
+    let mut options = resolve(flags.or(file.given), machine)?;
+    options.warnings.splice(0..0, file.warnings);
+    Ok(options)
+}
+
+/// Fills in the defaults and checks every value.
+pub fn resolve(given: Given, machine: &Machine) -> Result<AgentOptions, ConfigError> {
+    let name = given
+        .node_name
+        .as_deref()
+        .unwrap_or(&machine.hostname)
+        .trim()
+        .to_lowercase();
+    if name.is_empty() {
+        return Err(wrong("node-name", "the host has no name: give one"));
+    }
+    let bind_address = bind_address(given.bind_address.as_deref())?;
+    let any = match bind_address {
+        Some(IpAddr::V6(_)) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+        Some(IpAddr::V4(_)) | None => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+    };
+    let mut warnings = Vec::new();
+    let node_port_addresses = node_port_addresses(given.nodeport_addresses.as_deref())?;
+    node_port_addresses.warn(given.nodeport_addresses.is_some(), &mut warnings);
+    let snat_ports = match &given.snat_ports {
+        Some(texts) => text::port_ranges(texts).map_err(named("snat-ports"))?,
+        None => SNAT_PORTS,
+    };
+    let (sync_period, min_sync_period) = sync_periods(&given)?;
+    let max_flows = given.max_flows.unwrap_or(proxy_common::FLOWS_DEFAULT);
+    if max_flows < FLOWS_MIN {
+        return Err(wrong(
+            "max-flows",
+            &format!("at least {FLOWS_MIN} are needed"),
+        ));
+    }
+    Ok(AgentOptions {
+        detector: detector(&given)?,
+        timeouts: timeouts(&given)?,
+        healthz: match &given.healthz_bind_address {
+            Some(text) => {
+                text::listen(text, HEALTHZ_PORT).map_err(named("healthz-bind-address"))?
+            }
+            None => Some(SocketAddr::new(any, HEALTHZ_PORT)),
+        },
+        metrics: match &given.metrics_bind_address {
+            Some(text) => {
+                text::listen(text, METRICS_PORT).map_err(named("metrics-bind-address"))?
+            }
+            None => Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), METRICS_PORT)),
+        },
+        log_level: log_level(&given),
+        source: source(&given)?,
+        selection: Selection {
+            node_name: name,
+            proxy_name: given.proxy_name,
+        },
+        interfaces: given.interfaces.unwrap_or_default(),
+        bpffs: given.bpffs.unwrap_or_else(|| "/sys/fs/bpf".into()),
+        cgroup: given.cgroup.unwrap_or_else(|| "/sys/fs/cgroup".into()),
+        socket_lb: given.socket_lb.unwrap_or_default(),
+        socket_udp: given.socket_udp.unwrap_or_default(),
+        masquerade: given.masquerade.unwrap_or_default(),
+        masquerade_all: given.masquerade_all.unwrap_or_default(),
+        node_port_addresses,
+        snat_ports,
+        max_flows,
+        keep_unallocated: given.keep_unallocated.unwrap_or_default(),
+        bind_address: bind_address.filter(|addr| !addr.is_unspecified()),
+        sync_period,
+        min_sync_period,
+        log_format: given.log_format.unwrap_or_default(),
+        warnings,
+    })
+}
+
+fn wrong(option: &'static str, message: &str) -> ConfigError {
+    ConfigError::Value {
+        option,
+        message: message.to_owned(),
+    }
+}
+
+fn named(option: &'static str) -> impl Fn(String) -> ConfigError {
+    move |message| ConfigError::Value { option, message }
+}
+
+fn source(given: &Given) -> Result<Source, ConfigError> {
+    let servers = given.apiserver.clone().unwrap_or_default();
+    match (&given.manifests, &given.kubeconfig) {
+        (Some(paths), None) if servers.is_empty() && !paths.is_empty() => {
+            Ok(Source::Manifests(paths.clone()))
+        }
+        (Some(_), _) => Err(wrong("manifests", "either manifests or one API server")),
+        (None, kubeconfig) => Ok(Source::Api(ApiSource {
+            kubeconfig: kubeconfig.clone(),
+            servers,
+        })),
+    }
+}
+
+/// May be unspecified: that overrides nothing (S-171), but its family decides where health is
+/// served.
+fn bind_address(text: Option<&str>) -> Result<Option<IpAddr>, ConfigError> {
+    match text {
+        None | Some("") => Ok(None),
+        Some(text) => match parse_ip(text) {
+            Some(addr) => Ok(Some(addr)),
+            None => Err(wrong("bind-address", &format!("{text:?} is no address"))),
+        },
+    }
+}
+
+fn detector(given: &Given) -> Result<Detector, ConfigError> {
+    let needed = |value: &Option<String>, option| match value {
+        Some(text) if !text.is_empty() => Ok(text.clone()),
+        Some(_) | None => Err(wrong(option, "needed in this detect-local-mode")),
+    };
+    Ok(match given.detect_local_mode.unwrap_or_default() {
+        DetectMode::ClusterCidr => {
+            let texts = given.cluster_cidr.as_deref().unwrap_or_default();
+            Detector::ClusterCidr(text::cluster_cidrs(texts).map_err(named("cluster-cidr"))?)
+        }
+        DetectMode::NodeCidr => Detector::NodeCidr,
+        DetectMode::BridgeInterface => {
+            Detector::BridgeInterface(needed(&given.pod_bridge_interface, "pod-bridge-interface")?)
+        }
+        DetectMode::InterfaceNamePrefix => Detector::InterfaceNamePrefix(needed(
+            &given.pod_interface_name_prefix,
+            "pod-interface-name-prefix",
+        )?),
+    })
+}
+
+fn timeouts(given: &Given) -> Result<Timeouts, ConfigError> {
+    let secs = |text: &Option<String>, option, default| match text {
+        None => Ok(default),
+        Some(text) => {
+            let time = text::duration(text).map_err(named(option))?;
+            match u32::try_from(time.as_secs()) {
+                Ok(secs) if secs > 0 => Ok(secs),
+                Ok(_) | Err(_) => Err(wrong(option, "must be at least a second")),
+            }
+        }
+    };
+    let default = Timeouts::default();
+    Ok(Timeouts {
+        tcp_established_secs: secs(
+            &given.tcp_established_timeout,
+            "tcp-established-timeout",
+            default.tcp_established_secs,
+        )?,
+        udp_unreplied_secs: secs(
+            &given.udp_timeout,
+            "udp-timeout",
+            default.udp_unreplied_secs,
+        )?,
+        udp_stream_secs: secs(
+            &given.udp_stream_timeout,
+            "udp-stream-timeout",
+            default.udp_stream_secs,
+        )?,
+        ..default
+    })
+}
+
+fn sync_periods(given: &Given) -> Result<(Duration, Duration), ConfigError> {
+    let period = given.sync_period.as_deref().unwrap_or("30s");
+    let period = text::duration(period).map_err(named("sync-period"))?;
+    let least = given.min_sync_period.as_deref().unwrap_or("0s");
+    let least = text::duration(least).map_err(named("min-sync-period"))?;
+    if period.is_zero() {
+        return Err(wrong("sync-period", "must be longer than 0"));
+    }
+    if least > period {
+        return Err(wrong(
+            "min-sync-period",
+            "must not be longer than sync-period",
+        ));
+    }
+    Ok((period, least))
+}
+
+fn log_level(given: &Given) -> String {
+    match (&given.log_level, given.verbosity) {
+        (Some(filter), _) => filter.clone(),
+        (None, Some(8..)) => "trace".to_owned(),
+        (None, Some(4..=7)) => "debug".to_owned(),
+        (None, Some(0..=3) | None) => "info".to_owned(),
+    }
+}
+
+fn node_port_addresses(texts: Option<&[String]>) -> Result<NodePortAddresses, ConfigError> {
+    const OPTION: &str = "nodeport-addresses";
+    let mut found = NodePortAddresses::default();
+    let default = ["primary".to_owned()];
+    let texts = texts.filter(|texts| !texts.is_empty()).unwrap_or(&default);
+    for text in texts {
+        let keyword = match text.as_str() {
+            "primary" => &mut found.has_primary,
+            "localhost" => &mut found.has_localhost,
+            "all" => &mut found.has_all,
+            other => {
+                let cidr = parse_cidr(other).ok_or_else(|| {
+                    wrong(
+                        OPTION,
+                        &format!("{other:?} is no CIDR, primary, localhost or all"),
+                    )
+                })?;
+                found.cidrs.push(cidr);
+                continue;
+            }
+        };
+        if std::mem::replace(keyword, true) {
+            return Err(wrong(OPTION, &format!("{text} is given twice")));
+        }
+    }
+    Ok(found)
+}
+
+impl NodePortAddresses {
+    /// S-191.
+    fn warn(&self, is_given: bool, warnings: &mut Vec<String>) {
+        if !is_given {
+            warnings.push(
+                "nodeport-addresses is not given: NodePorts are served on the node's primary \
+                 addresses only"
+                    .to_owned(),
+            );
+        }
+        if self.has_primary || self.has_localhost || self.has_all {
+            return;
+        }
+        let ipv4 = self
+            .cidrs
+            .iter()
+            .filter(|cidr| cidr.addr().is_ipv4())
+            .count();
+        for (count, family) in [(ipv4, "IPv4"), (self.cidrs.len() - ipv4, "IPv6")] {
+            if count == 0 {
+                warnings.push(format!(
+                    "nodeport-addresses has no {family} CIDR: every {family} address of this node \
+                     serves NodePorts"
+                ));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "config/tests.rs"]
+mod tests;

@@ -1,0 +1,238 @@
+//! What a user may say, on the command line or as ShuntConfiguration: one list of names for both.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use serde::Deserialize;
+
+/// Everything that can be given; `None` is "not given". A flag `--max-flows` is the key `maxFlows`.
+#[derive(Args, Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Given {
+    /// Read the objects from these files and folders instead of an API server
+    #[arg(long, num_args = 1.., value_name = "PATH", conflicts_with_all = ["kubeconfig", "apiserver"])]
+    pub manifests: Option<Vec<PathBuf>>,
+    /// Watch the API server that this file names (default: the one of the pod's own cluster)
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// API server to talk to, by an address that needs no Service; several are tried in order
+    #[arg(long, alias = "master", value_delimiter = ',', value_name = "URL")]
+    pub apiserver: Option<Vec<String>>,
+    /// Name of this node's Node object (default: the host name)
+    #[arg(long, visible_alias = "hostname-override", value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Serve only Services whose label service.kubernetes.io/service-proxy-name is this
+    #[arg(long, value_name = "NAME")]
+    pub proxy_name: Option<String>,
+    /// Interfaces to attach to, as patterns (default: found from the routes)
+    #[arg(long, value_delimiter = ',', value_name = "GLOB")]
+    pub interfaces: Option<Vec<String>>,
+    /// Folder on a bpffs, made if missing; pins lie in its subfolder shunt [default: /sys/fs/bpf]
+    #[arg(long, value_name = "DIR")]
+    pub bpffs: Option<PathBuf>,
+    /// Cgroup v2 folder whose processes get socket load balancing [default: /sys/fs/cgroup]
+    #[arg(long, value_name = "DIR")]
+    pub cgroup: Option<PathBuf>,
+    /// Socket load balancing: for all sockets, none, or those of the node's own namespace
+    #[arg(long, value_enum)]
+    pub socket_lb: Option<SocketLb>,
+    /// Which UDP sockets are translated at the socket
+    #[arg(long, value_enum)]
+    pub socket_udp: Option<SocketUdp>,
+    /// Masquerade where it is needed, or wherever kube-proxy would
+    #[arg(long, value_enum)]
+    pub masquerade: Option<Masquerade>,
+    /// Masquerade everything sent to a ClusterIP
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub masquerade_all: Option<bool>,
+    /// Pod CIDR of the cluster; one, or one of each family
+    #[arg(long, value_delimiter = ',', value_name = "CIDR")]
+    #[serde(rename = "clusterCIDR")]
+    pub cluster_cidr: Option<Vec<String>>,
+    /// How a packet from a pod is told
+    #[arg(long, value_parser = DetectMode::parse, value_name = "MODE")]
+    pub detect_local_mode: Option<DetectMode>,
+    /// The pods' bridge, in mode BridgeInterface
+    #[arg(long, value_name = "NAME")]
+    pub pod_bridge_interface: Option<String>,
+    /// What the pods' interface names begin with, in mode InterfaceNamePrefix
+    #[arg(long, value_name = "PREFIX")]
+    pub pod_interface_name_prefix: Option<String>,
+    /// Addresses that serve NodePorts: CIDRs, primary, localhost, all [default: primary]
+    #[arg(long, value_delimiter = ',', value_name = "CIDR")]
+    pub nodeport_addresses: Option<Vec<String>>,
+    /// Source ports of masqueraded packets, one or two ranges [default: 10000-29999,61000-65535]
+    #[arg(long, value_delimiter = ',', value_name = "FROM-TO")]
+    pub snat_ports: Option<Vec<String>>,
+    /// Connections that are remembered, per address family
+    #[arg(long, value_name = "COUNT")]
+    pub max_flows: Option<u32>,
+    /// Idle time after which an established TCP connection is forgotten [default: 24h]
+    #[arg(
+        long,
+        alias = "conntrack-tcp-timeout-established",
+        value_name = "DURATION"
+    )]
+    pub tcp_established_timeout: Option<String>,
+    /// Idle time after which UDP without a reply is forgotten [default: 30s]
+    #[arg(long, alias = "conntrack-udp-timeout", value_name = "DURATION")]
+    pub udp_timeout: Option<String>,
+    /// Idle time after which UDP with replies is forgotten [default: 2m]
+    #[arg(long, alias = "conntrack-udp-timeout-stream", value_name = "DURATION")]
+    pub udp_stream_timeout: Option<String>,
+    /// Leave addresses of the Service range that no Service has alone, instead of refusing
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub keep_unallocated: Option<bool>,
+    /// Address that counts as this node's primary one
+    #[arg(long, value_name = "IP")]
+    pub bind_address: Option<String>,
+    /// Where /healthz and /livez are served; empty: nowhere [default: 0.0.0.0:10256]
+    #[arg(long, value_name = "IP:PORT")]
+    pub healthz_bind_address: Option<String>,
+    /// Where /metrics is served; empty: nowhere [default: 127.0.0.1:10249]
+    #[arg(long, value_name = "IP:PORT")]
+    pub metrics_bind_address: Option<String>,
+    /// A failed update is tried again after this time [default: 30s]
+    #[arg(long, alias = "iptables-sync-period", value_name = "DURATION")]
+    pub sync_period: Option<String>,
+    /// Updates are at least this far apart [default: 0s]
+    #[arg(long, alias = "iptables-min-sync-period", value_name = "DURATION")]
+    pub min_sync_period: Option<String>,
+    /// Verbosity as kube-proxy counts it: 4 and more is debug, 8 and more is trace
+    #[arg(short, long, value_name = "LEVEL")]
+    pub verbosity: Option<u8>,
+    /// What is logged, as a tracing filter; wins over -v [default: info]
+    #[arg(long, value_name = "FILTER")]
+    pub log_level: Option<String>,
+    /// How it is logged
+    #[arg(long, value_enum)]
+    pub log_format: Option<LogFormat>,
+}
+
+/// Socket load balancing.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SocketLb {
+    /// Every socket of the cgroup.
+    #[default]
+    On,
+    /// None: everything goes by the packet path.
+    Off,
+    /// Sockets of the node's own network namespace only (S-206).
+    Host,
+}
+
+/// UDP sockets that the socket hooks translate (P-11).
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SocketUdp {
+    /// Unconnected ones.
+    #[default]
+    Unconnected,
+    /// Connected ones too.
+    Connected,
+}
+
+/// Where packets are masqueraded.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Masquerade {
+    /// Where replies would not come back otherwise (P-4).
+    #[default]
+    Needed,
+    /// kube-proxy's rows exactly (S-091).
+    Always,
+}
+
+/// Form of the log.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `detectLocalMode` (S-083), spelt as kube-proxy spells it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+pub enum DetectMode {
+    /// By the pod CIDR of the cluster.
+    #[default]
+    #[serde(rename = "ClusterCIDR")]
+    ClusterCidr,
+    /// By the pod CIDRs of this Node.
+    #[serde(rename = "NodeCIDR")]
+    NodeCidr,
+    /// By one bridge.
+    BridgeInterface,
+    /// By the interface's name.
+    InterfaceNamePrefix,
+}
+
+impl DetectMode {
+    /// Reads a mode as kube-proxy spells it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        Self::deserialize(serde::de::value::StrDeserializer::new(text))
+            .map_err(|error: serde::de::value::Error| error.to_string())
+    }
+}
+
+impl Given {
+    /// What is given here, and else what is given in `other`. Where the objects come from is one
+    /// choice: `--manifests` beside a file that names a kubeconfig means the manifests.
+    pub fn or(self, other: Self) -> Self {
+        let names_source =
+            self.manifests.is_some() || self.kubeconfig.is_some() || self.apiserver.is_some();
+        let source = if self.manifests.is_some() {
+            (self.manifests, self.kubeconfig, self.apiserver)
+        } else if names_source {
+            // One of the two may come from the file: another server with the same credentials.
+            (None, self.kubeconfig.or(other.kubeconfig), self.apiserver)
+        } else {
+            (other.manifests, other.kubeconfig, other.apiserver)
+        };
+        Self {
+            manifests: source.0,
+            kubeconfig: source.1,
+            apiserver: source.2,
+            node_name: self.node_name.or(other.node_name),
+            proxy_name: self.proxy_name.or(other.proxy_name),
+            interfaces: self.interfaces.or(other.interfaces),
+            bpffs: self.bpffs.or(other.bpffs),
+            cgroup: self.cgroup.or(other.cgroup),
+            socket_lb: self.socket_lb.or(other.socket_lb),
+            socket_udp: self.socket_udp.or(other.socket_udp),
+            masquerade: self.masquerade.or(other.masquerade),
+            masquerade_all: self.masquerade_all.or(other.masquerade_all),
+            cluster_cidr: self.cluster_cidr.or(other.cluster_cidr),
+            detect_local_mode: self.detect_local_mode.or(other.detect_local_mode),
+            pod_bridge_interface: self.pod_bridge_interface.or(other.pod_bridge_interface),
+            pod_interface_name_prefix: self
+                .pod_interface_name_prefix
+                .or(other.pod_interface_name_prefix),
+            nodeport_addresses: self.nodeport_addresses.or(other.nodeport_addresses),
+            snat_ports: self.snat_ports.or(other.snat_ports),
+            max_flows: self.max_flows.or(other.max_flows),
+            tcp_established_timeout: self
+                .tcp_established_timeout
+                .or(other.tcp_established_timeout),
+            udp_timeout: self.udp_timeout.or(other.udp_timeout),
+            udp_stream_timeout: self.udp_stream_timeout.or(other.udp_stream_timeout),
+            keep_unallocated: self.keep_unallocated.or(other.keep_unallocated),
+            bind_address: self.bind_address.or(other.bind_address),
+            healthz_bind_address: self.healthz_bind_address.or(other.healthz_bind_address),
+            metrics_bind_address: self.metrics_bind_address.or(other.metrics_bind_address),
+            sync_period: self.sync_period.or(other.sync_period),
+            min_sync_period: self.min_sync_period.or(other.min_sync_period),
+            // One question in two spellings: a level given here hides a filter given there.
+            log_level: match self.verbosity {
+                Some(_) => self.log_level,
+                None => self.log_level.or(other.log_level),
+            },
+            verbosity: self.verbosity.or(other.verbosity),
+            log_format: self.log_format.or(other.log_format),
+        }
+    }
+}

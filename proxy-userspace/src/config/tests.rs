@@ -1,0 +1,324 @@
+//! Precedence, the table of section 16, and what is refused.
+
+use std::path::Path;
+
+use clap::Parser;
+
+use super::*;
+use crate::cli::args::{Cli, Command};
+
+fn machine() -> Machine {
+    Machine {
+        hostname: "N1.corp".to_owned(),
+        cpus: 4,
+    }
+}
+
+fn flags(line: &str) -> Given {
+    let cli = Cli::parse_from(
+        ["shunt", "agent"]
+            .into_iter()
+            .chain(line.split_whitespace()),
+    );
+    let Command::Agent(args) = cli.command else {
+        panic!("{cli:?}")
+    };
+    args.given
+}
+
+fn options(line: &str, file: &str) -> Result<AgentOptions, ConfigError> {
+    let file = file::decode(Path::new("c.yaml"), file, machine().cpus)?;
+    let mut options = resolve(flags(line).or(file.given), &machine())?;
+    options.warnings.extend(file.warnings);
+    Ok(options)
+}
+
+fn kube_proxy(body: &str) -> String {
+    format!("apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n{body}\n")
+}
+
+fn shunt(body: &str) -> String {
+    format!("---\napiVersion: shunt/v1alpha1\nkind: ShuntConfiguration\n{body}\n")
+}
+
+#[track_caller]
+fn check_error(line: &str, file: &str, error: &str) {
+    let found = options(line, file)
+        .expect_err("must be refused")
+        .to_string();
+    assert!(found.contains(error), "{found:?} lacks {error:?}");
+}
+
+/// As kubeadm writes it.
+const KUBEADM: &str = "\
+bindAddress: 0.0.0.0
+bindAddressHardFail: false
+clientConnection:
+  acceptContentTypes: \"\"
+  burst: 0
+  contentType: \"\"
+  kubeconfig: /var/lib/kube-proxy/kubeconfig.conf
+  qps: 0
+clusterCIDR: 10.244.0.0/16,fd00:10:244::/56
+configSyncPeriod: 0s
+conntrack:
+  maxPerCore: null
+  min: null
+  tcpBeLiberal: false
+  tcpCloseWaitTimeout: null
+  tcpEstablishedTimeout: null
+  udpStreamTimeout: 0s
+  udpTimeout: 0s
+detectLocal:
+  bridgeInterface: \"\"
+  interfaceNamePrefix: \"\"
+detectLocalMode: \"\"
+enableProfiling: false
+healthzBindAddress: \"\"
+hostnameOverride: \"\"
+iptables:
+  localhostNodePorts: null
+  masqueradeAll: false
+  masqueradeBit: null
+  minSyncPeriod: 0s
+  syncPeriod: 0s
+ipvs:
+  excludeCIDRs: null
+  minSyncPeriod: 0s
+  scheduler: \"\"
+  strictARP: false
+logging:
+  flushFrequency: 0
+  options:
+    json:
+      infoBufferSize: \"0\"
+  verbosity: 0
+metricsBindAddress: \"\"
+mode: \"\"
+nftables: {masqueradeAll: false, masqueradeBit: null, minSyncPeriod: 0s, syncPeriod: 0s}
+nodePortAddresses: null
+oomScoreAdj: null
+portRange: \"\"
+showHiddenMetricsForVersion: \"\"
+winkernel: {enableDSR: false, forwardHealthCheckVip: false, networkName: \"\", rootHnsEndpointName: \"\", sourceVip: \"\"}
+";
+
+#[test]
+fn nothing_given_is_every_default() {
+    let options = options("", "").unwrap();
+    assert_eq!(options.selection.node_name, "n1.corp");
+    assert_eq!(options.source, Source::Api(ApiSource::default()));
+    assert_eq!(options.bpffs, Path::new("/sys/fs/bpf"));
+    assert_eq!(options.detector, Detector::ClusterCidr(Vec::new()));
+    assert!(options.node_port_addresses.has_primary);
+    assert_eq!(options.healthz, Some("0.0.0.0:10256".parse().unwrap()));
+    assert_eq!(options.metrics, Some("127.0.0.1:10249".parse().unwrap()));
+    assert_eq!(options.snat_ports, [[10_000, 29_999], [61_000, 65_535]]);
+    assert_eq!(options.warnings.len(), 1, "S-191: {:?}", options.warnings);
+}
+
+#[test]
+fn generated_kube_proxy_file_is_taken_as_it_is() {
+    let options = options("", &kube_proxy(KUBEADM)).unwrap();
+    let defaults = resolve(Given::default(), &machine()).unwrap();
+    let kubeconfig = Some("/var/lib/kube-proxy/kubeconfig.conf".into());
+    let cidrs = vec![
+        "10.244.0.0/16".parse().unwrap(),
+        "fd00:10:244::/56".parse().unwrap(),
+    ];
+    let expected = AgentOptions {
+        source: Source::Api(ApiSource {
+            kubeconfig,
+            servers: Vec::new(),
+        }),
+        detector: Detector::ClusterCidr(cidrs),
+        ..defaults
+    };
+    assert_eq!(options, expected);
+}
+
+#[test]
+fn flag_wins_over_shunt_document_wins_over_kube_proxy_document() {
+    let file = kube_proxy("hostnameOverride: a\nclusterCIDR: 10.4.0.0/16")
+        + &shunt("nodeName: b\nmaxFlows: 5000\nsocketLb: host");
+    let from_file = options("", &file).unwrap();
+    assert_eq!(from_file.selection.node_name, "b");
+    assert_eq!(
+        (from_file.max_flows, from_file.socket_lb),
+        (5000, SocketLb::Host)
+    );
+    let both = options("--node-name c --max-flows=6000", &file).unwrap();
+    assert_eq!(both.selection.node_name, "c");
+    assert_eq!((both.max_flows, both.socket_lb), (6000, SocketLb::Host));
+    assert_eq!(both.detector, from_file.detector);
+}
+
+#[test]
+fn flag_equal_to_the_default_wins_too() {
+    let file = kube_proxy("iptables: {masqueradeAll: true}\nlogging: {verbosity: 5}")
+        + &shunt("masquerade: always\nlogLevel: trace");
+    let given = options("", &file).unwrap();
+    assert!(given.masquerade_all && given.masquerade == Masquerade::Always);
+    assert_eq!(given.log_level, "trace");
+    let flags = "--masquerade-all=false --masquerade needed -v 0";
+    let given = options(flags, &file).unwrap();
+    assert!(!given.masquerade_all && given.masquerade == Masquerade::Needed);
+    assert_eq!(given.log_level, "info");
+}
+
+#[test]
+fn node_name_and_hostname_override_are_one_flag() {
+    for line in ["--node-name N2", "--hostname-override=N2"] {
+        assert_eq!(options(line, "").unwrap().selection.node_name, "n2");
+    }
+}
+
+#[test]
+fn source_of_the_command_line_replaces_that_of_the_file() {
+    let file = kube_proxy("clientConnection: {kubeconfig: /k}");
+    let manifests = options("--manifests /a /b", &file).unwrap();
+    assert_eq!(
+        manifests.source,
+        Source::Manifests(vec!["/a".into(), "/b".into()])
+    );
+    let servers = options("--apiserver https://192.0.2.5:6443", &file).unwrap();
+    let expected = ApiSource {
+        kubeconfig: Some("/k".into()),
+        servers: vec!["https://192.0.2.5:6443".to_owned()],
+    };
+    assert_eq!(servers.source, Source::Api(expected));
+    let file = shunt("manifests: [/m]");
+    assert_eq!(
+        options("", &file).unwrap().source,
+        Source::Manifests(vec!["/m".into()])
+    );
+    let api = options("--kubeconfig /k", &file).unwrap();
+    assert!(matches!(api.source, Source::Api(_)), "{:?}", api.source);
+}
+
+#[test]
+fn unknown_and_repeated_fields_of_the_file_are_warnings() {
+    let file = kube_proxy("hostnameOverride: a\nfutureField: 1\nhostnameOverride: b")
+        + &shunt("conntrak: 1");
+    let options = options("--nodeport-addresses all", &file).unwrap();
+    assert_eq!(options.selection.node_name, "b");
+    let expected = [
+        "c.yaml:5: duplicate",
+        "c.yaml:4: futureField: unknown",
+        "c.yaml:9: conntrak:",
+    ];
+    assert_eq!(
+        options.warnings.len(),
+        expected.len(),
+        "{:?}",
+        options.warnings
+    );
+    for (warning, expected) in options.warnings.iter().zip(expected) {
+        assert!(warning.starts_with(expected), "{warning:?}");
+    }
+}
+
+#[test]
+fn what_has_no_meaning_is_a_warning() {
+    let file = kube_proxy("mode: ipvs\nipvs: {strictARP: true}");
+    let options = options("--nodeport-addresses all", &file).unwrap();
+    assert_eq!(options.warnings.len(), 2, "{:?}", options.warnings);
+}
+
+#[test]
+fn errors_of_the_file_have_line_and_field() {
+    check_error(
+        "",
+        &kube_proxy("conntrack:\n  min: many"),
+        "c.yaml:4: conntrack.min: ",
+    );
+    check_error("", &kube_proxy("a: ["), "c.yaml:3: syntax");
+    check_error(
+        "",
+        &kube_proxy("detectLocalMode: Magic"),
+        "c.yaml:3: detectLocalMode: ",
+    );
+    check_error("", "kind: Pod\napiVersion: v1", "c.yaml:1: one kubeproxy");
+    check_error("", &(shunt("") + &shunt("")), "c.yaml:6: one kubeproxy");
+    check_error("", &shunt("socketLb: maybe"), "c.yaml:4: socketLb: ");
+}
+
+#[test]
+fn repeated_keyword_is_refused() {
+    check_error(
+        "--nodeport-addresses primary,primary",
+        "",
+        "primary is given twice",
+    );
+    check_error(
+        "",
+        &kube_proxy("nodePortAddresses: [all, all]"),
+        "all is given twice",
+    );
+    check_error("--nodeport-addresses everything", "", "is no CIDR");
+}
+
+#[test]
+fn nodeport_cidrs_of_one_family_are_a_warning() {
+    let options = options("--nodeport-addresses 192.0.2.0/24", "").unwrap();
+    assert_eq!(options.warnings.len(), 1);
+    assert!(
+        options.warnings[0].contains("every IPv6 address"),
+        "{:?}",
+        options.warnings
+    );
+}
+
+#[test]
+fn senseless_values_are_refused() {
+    check_error(
+        "--cluster-cidr 10.0.0.0/8,10.1.0.0/16",
+        "",
+        "cluster-cidr: ",
+    );
+    check_error(
+        "--detect-local-mode BridgeInterface",
+        "",
+        "pod-bridge-interface: needed",
+    );
+    check_error("--snat-ports 10000-20000,15000-25000", "", "snat-ports: ");
+    check_error("--snat-ports 80-90", "", "snat-ports: ");
+    check_error("--max-flows 1", "", "max-flows: ");
+    check_error("--sync-period 0s", "", "sync-period: ");
+    check_error("--min-sync-period 1m", "", "min-sync-period: ");
+    check_error("--udp-timeout soon", "", "udp-timeout: ");
+    check_error(
+        "--healthz-bind-address nowhere",
+        "",
+        "healthz-bind-address: ",
+    );
+    check_error(
+        "",
+        &shunt("manifests: [/a]\nkubeconfig: /k"),
+        "manifests: either",
+    );
+}
+
+#[test]
+fn values_are_read_in_all_their_forms() {
+    let line = "--bind-address :: --metrics-bind-address 127.0.0.1:0 --snat-ports 30000-30003 \
+                --detect-local-mode=InterfaceNamePrefix --pod-interface-name-prefix=cali \
+                --tcp-established-timeout 1h30m --masquerade-all";
+    let options = options(line, "").unwrap();
+    assert_eq!(options.healthz, Some("[::]:10256".parse().unwrap()));
+    assert_eq!((options.metrics, options.bind_address), (None, None));
+    assert_eq!(options.snat_ports, [[30_000, 30_001], [30_002, 30_003]]);
+    assert_eq!(
+        options.detector,
+        Detector::InterfaceNamePrefix("cali".to_owned())
+    );
+    assert_eq!(options.timeouts.tcp_established_secs, 5400);
+    assert!(options.masquerade_all);
+}
+
+#[test]
+fn conntrack_limits_size_the_flow_tables() {
+    let file = kube_proxy("conntrack: {maxPerCore: 32768, min: 131072}");
+    assert_eq!(options("", &file).unwrap().max_flows, 131_072);
+    assert_eq!(options("--max-flows 4096", &file).unwrap().max_flows, 4096);
+}
