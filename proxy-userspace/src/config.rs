@@ -9,20 +9,18 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ipnet::IpNet;
 use proxy_common::config::Timeouts;
 
-pub use given::{DetectMode, Given, LogFormat, Masquerade, SocketLb, SocketUdp};
+pub use given::{DetectMode, Given, LogFormat};
 
 use crate::ip_text::{parse_cidr, parse_ip};
 use crate::pipeline::watch::{ApiSource, Selection, Source};
+use crate::settings::{DetectLocalMode, NodePortAddress, Settings};
 
 /// Port of /healthz and /livez.
 const HEALTHZ_PORT: u16 = 10_256;
 /// Port of /metrics.
 const METRICS_PORT: u16 = 10_249;
-/// Source ports of masqueraded packets (P-13).
-const SNAT_PORTS: [[u16; 2]; 2] = [[10_000, 29_999], [61_000, 65_535]];
 /// Flows below which connections would be lost in normal use.
 const FLOWS_MIN: u32 = 1024;
 
@@ -31,36 +29,19 @@ const FLOWS_MIN: u32 = 1024;
 pub struct AgentOptions {
     /// Where the objects come from.
     pub source: Source,
-    /// Which objects are this agent's, with the node's name (S-170).
+    /// Which objects are this agent's.
     pub selection: Selection,
+    /// What ends in maps. What only the machine knows (`hz`, `host_netns_cookie`) is left at its
+    /// default.
+    pub settings: Settings,
     /// Patterns of interfaces to attach to; empty: found from the routes.
     pub interfaces: Vec<String>,
     /// A folder on a bpffs; pins lie in its subfolder `shunt`.
     pub bpffs: PathBuf,
     /// The cgroup of the socket hooks.
     pub cgroup: PathBuf,
-    /// Socket load balancing.
-    pub socket_lb: SocketLb,
-    /// UDP sockets.
-    pub socket_udp: SocketUdp,
-    /// Masquerading.
-    pub masquerade: Masquerade,
-    /// Masquerade everything sent to a ClusterIP (S-092).
-    pub masquerade_all: bool,
-    /// Who counts as a pod.
-    pub detector: Detector,
-    /// Addresses that serve NodePorts.
-    pub node_port_addresses: NodePortAddresses,
-    /// First and last port of the two SNAT ranges.
-    pub snat_ports: [[u16; 2]; 2],
     /// Entries of FLOWS4 and of FLOWS6.
     pub max_flows: u32,
-    /// Idle lifetimes of flows.
-    pub timeouts: Timeouts,
-    /// Leave unallocated addresses of the Service range alone (S-078).
-    pub keep_unallocated: bool,
-    /// Overrides the node's primary address (S-171).
-    pub bind_address: Option<IpAddr>,
     /// Where /healthz is served.
     pub healthz: Option<SocketAddr>,
     /// Where /metrics is served.
@@ -75,32 +56,6 @@ pub struct AgentOptions {
     pub log_format: LogFormat,
     /// What is odd about the options, for the log.
     pub warnings: Vec<String>,
-}
-
-/// Who counts as a pod (S-083).
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Detector {
-    /// Sources in these CIDRs; empty: nobody.
-    ClusterCidr(Vec<IpNet>),
-    /// Sources in the pod CIDRs of this Node.
-    NodeCidr,
-    /// Entered by this interface.
-    BridgeInterface(String),
-    /// Entered by an interface whose name begins so.
-    InterfaceNamePrefix(String),
-}
-
-/// Addresses that serve NodePorts (S-118).
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct NodePortAddresses {
-    /// `primary`: the node's primary addresses.
-    pub has_primary: bool,
-    /// `localhost`: the loopback networks.
-    pub has_localhost: bool,
-    /// `all`.
-    pub has_all: bool,
-    /// CIDRs.
-    pub cidrs: Vec<IpNet>,
 }
 
 /// Options that do not make sense; nothing was changed.
@@ -189,12 +144,6 @@ pub fn resolve(given: Given, machine: &Machine) -> Result<AgentOptions, ConfigEr
         Some(IpAddr::V4(_)) | None => IpAddr::from(Ipv4Addr::UNSPECIFIED),
     };
     let mut warnings = Vec::new();
-    let node_port_addresses = node_port_addresses(given.nodeport_addresses.as_deref())?;
-    node_port_addresses.warn(given.nodeport_addresses.is_some(), &mut warnings);
-    let snat_ports = match &given.snat_ports {
-        Some(texts) => text::port_ranges(texts).map_err(named("snat-ports"))?,
-        None => SNAT_PORTS,
-    };
     let (sync_period, min_sync_period) = sync_periods(&given)?;
     let max_flows = given.max_flows.unwrap_or(proxy_common::FLOWS_DEFAULT);
     if max_flows < FLOWS_MIN {
@@ -204,8 +153,11 @@ pub fn resolve(given: Given, machine: &Machine) -> Result<AgentOptions, ConfigEr
         ));
     }
     Ok(AgentOptions {
-        detector: detector(&given)?,
-        timeouts: timeouts(&given)?,
+        settings: Settings {
+            node_name: name.clone(),
+            bind_address: bind_address.filter(|addr| !addr.is_unspecified()),
+            ..settings(&given, &mut warnings)?
+        },
         healthz: match &given.healthz_bind_address {
             Some(text) => {
                 text::listen(text, HEALTHZ_PORT).map_err(named("healthz-bind-address"))?
@@ -227,19 +179,36 @@ pub fn resolve(given: Given, machine: &Machine) -> Result<AgentOptions, ConfigEr
         interfaces: given.interfaces.unwrap_or_default(),
         bpffs: given.bpffs.unwrap_or_else(|| "/sys/fs/bpf".into()),
         cgroup: given.cgroup.unwrap_or_else(|| "/sys/fs/cgroup".into()),
-        socket_lb: given.socket_lb.unwrap_or_default(),
-        socket_udp: given.socket_udp.unwrap_or_default(),
-        masquerade: given.masquerade.unwrap_or_default(),
-        masquerade_all: given.masquerade_all.unwrap_or_default(),
-        node_port_addresses,
-        snat_ports,
         max_flows,
-        keep_unallocated: given.keep_unallocated.unwrap_or_default(),
-        bind_address: bind_address.filter(|addr| !addr.is_unspecified()),
         sync_period,
         min_sync_period,
         log_format: given.log_format.unwrap_or_default(),
         warnings,
+    })
+}
+
+/// What does not depend on the node's own names.
+fn settings(given: &Given, warnings: &mut Vec<String>) -> Result<Settings, ConfigError> {
+    let default = Settings::default();
+    let node_port_addresses = node_port_addresses(given.nodeport_addresses.as_deref())?;
+    warn_of_node_ports(&node_port_addresses, warnings);
+    let cluster_cidrs = given.cluster_cidr.as_deref().unwrap_or_default();
+    Ok(Settings {
+        node_port_addresses,
+        masquerade: given.masquerade.unwrap_or(default.masquerade),
+        masquerade_all: given.masquerade_all.unwrap_or(default.masquerade_all),
+        detect_local: detect_local(given)?,
+        cluster_cidrs: text::cluster_cidrs(cluster_cidrs).map_err(named("cluster-cidr"))?,
+        external_ips: given.external_ips.unwrap_or(default.external_ips),
+        keep_unallocated: given.keep_unallocated.unwrap_or(default.keep_unallocated),
+        socket_lb: given.socket_lb.unwrap_or(default.socket_lb),
+        socket_udp: given.socket_udp.unwrap_or(default.socket_udp),
+        snat_ports: match &given.snat_ports {
+            Some(texts) => text::port_ranges(texts).map_err(named("snat-ports"))?,
+            None => default.snat_ports,
+        },
+        timeouts: timeouts(given)?,
+        ..default
     })
 }
 
@@ -280,21 +249,19 @@ fn bind_address(text: Option<&str>) -> Result<Option<IpAddr>, ConfigError> {
     }
 }
 
-fn detector(given: &Given) -> Result<Detector, ConfigError> {
+fn detect_local(given: &Given) -> Result<DetectLocalMode, ConfigError> {
     let needed = |value: &Option<String>, option| match value {
         Some(text) if !text.is_empty() => Ok(text.clone()),
         Some(_) | None => Err(wrong(option, "needed in this detect-local-mode")),
     };
     Ok(match given.detect_local_mode.unwrap_or_default() {
-        DetectMode::ClusterCidr => {
-            let texts = given.cluster_cidr.as_deref().unwrap_or_default();
-            Detector::ClusterCidr(text::cluster_cidrs(texts).map_err(named("cluster-cidr"))?)
-        }
-        DetectMode::NodeCidr => Detector::NodeCidr,
-        DetectMode::BridgeInterface => {
-            Detector::BridgeInterface(needed(&given.pod_bridge_interface, "pod-bridge-interface")?)
-        }
-        DetectMode::InterfaceNamePrefix => Detector::InterfaceNamePrefix(needed(
+        DetectMode::ClusterCidr => DetectLocalMode::ClusterCidr,
+        DetectMode::NodeCidr => DetectLocalMode::NodeCidr,
+        DetectMode::BridgeInterface => DetectLocalMode::BridgeInterface(needed(
+            &given.pod_bridge_interface,
+            "pod-bridge-interface",
+        )?),
+        DetectMode::InterfaceNamePrefix => DetectLocalMode::InterfaceNamePrefix(needed(
             &given.pod_interface_name_prefix,
             "pod-interface-name-prefix",
         )?),
@@ -359,59 +326,52 @@ fn log_level(given: &Given) -> String {
     }
 }
 
-fn node_port_addresses(texts: Option<&[String]>) -> Result<NodePortAddresses, ConfigError> {
+/// Not given is empty.
+fn node_port_addresses(texts: Option<&[String]>) -> Result<Vec<NodePortAddress>, ConfigError> {
     const OPTION: &str = "nodeport-addresses";
-    let mut found = NodePortAddresses::default();
-    let default = ["primary".to_owned()];
-    let texts = texts.filter(|texts| !texts.is_empty()).unwrap_or(&default);
-    for text in texts {
-        let keyword = match text.as_str() {
-            "primary" => &mut found.has_primary,
-            "localhost" => &mut found.has_localhost,
-            "all" => &mut found.has_all,
-            other => {
-                let cidr = parse_cidr(other).ok_or_else(|| {
-                    wrong(
-                        OPTION,
-                        &format!("{other:?} is no CIDR, primary, localhost or all"),
-                    )
-                })?;
-                found.cidrs.push(cidr);
-                continue;
-            }
+    let mut found = Vec::new();
+    for text in texts.unwrap_or_default() {
+        let entry = match text.as_str() {
+            "primary" => NodePortAddress::Primary,
+            "localhost" => NodePortAddress::Localhost,
+            "all" => NodePortAddress::All,
+            other => match parse_cidr(other) {
+                Some(cidr) => NodePortAddress::Cidr(cidr),
+                None => {
+                    let message = format!("{other:?} is no CIDR, primary, localhost or all");
+                    return Err(wrong(OPTION, &message));
+                }
+            },
         };
-        if std::mem::replace(keyword, true) {
+        let is_keyword = !matches!(entry, NodePortAddress::Cidr(_));
+        if is_keyword && found.contains(&entry) {
             return Err(wrong(OPTION, &format!("{text} is given twice")));
         }
+        found.push(entry);
     }
     Ok(found)
 }
 
-impl NodePortAddresses {
-    /// S-191.
-    fn warn(&self, is_given: bool, warnings: &mut Vec<String>) {
-        if !is_given {
-            warnings.push(
-                "nodeport-addresses is not given: NodePorts are served on the node's primary \
-                 addresses only"
-                    .to_owned(),
-            );
-        }
-        if self.has_primary || self.has_localhost || self.has_all {
-            return;
-        }
-        let ipv4 = self
-            .cidrs
-            .iter()
-            .filter(|cidr| cidr.addr().is_ipv4())
-            .count();
-        for (count, family) in [(ipv4, "IPv4"), (self.cidrs.len() - ipv4, "IPv6")] {
-            if count == 0 {
-                warnings.push(format!(
-                    "nodeport-addresses has no {family} CIDR: every {family} address of this node \
-                     serves NodePorts"
-                ));
-            }
+/// S-191.
+fn warn_of_node_ports(entries: &[NodePortAddress], warnings: &mut Vec<String>) {
+    if entries.is_empty() {
+        warnings.push(
+            "nodeport-addresses is not given: NodePorts are served on the node's primary \
+             addresses only"
+                .to_owned(),
+        );
+        return;
+    }
+    for (is_ipv4, family) in [(true, "IPv4"), (false, "IPv6")] {
+        let is_covered = entries.iter().any(|entry| match entry {
+            NodePortAddress::Cidr(cidr) => cidr.addr().is_ipv4() == is_ipv4,
+            NodePortAddress::Primary | NodePortAddress::Localhost | NodePortAddress::All => true,
+        });
+        if !is_covered {
+            warnings.push(format!(
+                "nodeport-addresses has no {family} CIDR: every {family} address of this node \
+                 serves NodePorts"
+            ));
         }
     }
 }

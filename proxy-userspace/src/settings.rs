@@ -2,8 +2,10 @@
 
 use std::net::IpAddr;
 
+use clap::ValueEnum;
 use ipnet::IpNet;
 use proxy_common::config::Timeouts;
+use serde::Deserialize;
 
 /// Bit of `skb->mark` that redirected packets carry by default: outside of what kube-proxy
 /// (bits 14 and 15) and Calico (the upper half) use.
@@ -83,7 +85,8 @@ pub enum NodePortAddress {
 }
 
 /// `--masquerade`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Masquerade {
     /// Only where replies would not come back by this node (P-4).
     Needed,
@@ -107,7 +110,8 @@ pub enum DetectLocalMode {
 }
 
 /// What becomes of `spec.externalIPs`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ExternalIps {
     /// They are frontends.
     Serve,
@@ -116,7 +120,8 @@ pub enum ExternalIps {
 }
 
 /// `--socket-lb`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum SocketLb {
     /// All sockets below the cgroup.
     On,
@@ -127,7 +132,8 @@ pub enum SocketLb {
 }
 
 /// `--socket-udp`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum SocketUdp {
     /// Only unconnected ones.
     Unconnected,

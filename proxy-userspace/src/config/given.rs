@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
+use crate::settings::{ExternalIps, Masquerade, SocketLb, SocketUdp};
+
 /// Everything that can be given; `None` is "not given". A flag `--max-flows` is the key `maxFlows`.
 #[derive(Args, Clone, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -45,6 +47,10 @@ pub struct Given {
     /// Masquerade everything sent to a ClusterIP
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub masquerade_all: Option<bool>,
+    /// Whether externalIPs of Services are served
+    #[arg(long, value_enum)]
+    #[serde(rename = "externalIPs")]
+    pub external_ips: Option<ExternalIps>,
     /// Pod CIDR of the cluster; one, or one of each family
     #[arg(long, value_delimiter = ',', value_name = "CIDR")]
     #[serde(rename = "clusterCIDR")]
@@ -109,41 +115,6 @@ pub struct Given {
     pub log_format: Option<LogFormat>,
 }
 
-/// Socket load balancing.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SocketLb {
-    /// Every socket of the cgroup.
-    #[default]
-    On,
-    /// None: everything goes by the packet path.
-    Off,
-    /// Sockets of the node's own network namespace only (S-206).
-    Host,
-}
-
-/// UDP sockets that the socket hooks translate (P-11).
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SocketUdp {
-    /// Unconnected ones.
-    #[default]
-    Unconnected,
-    /// Connected ones too.
-    Connected,
-}
-
-/// Where packets are masqueraded.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Masquerade {
-    /// Where replies would not come back otherwise (P-4).
-    #[default]
-    Needed,
-    /// kube-proxy's rows exactly (S-091).
-    Always,
-}
-
 /// Form of the log.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -206,6 +177,7 @@ impl Given {
             socket_udp: self.socket_udp.or(other.socket_udp),
             masquerade: self.masquerade.or(other.masquerade),
             masquerade_all: self.masquerade_all.or(other.masquerade_all),
+            external_ips: self.external_ips.or(other.external_ips),
             cluster_cidr: self.cluster_cidr.or(other.cluster_cidr),
             detect_local_mode: self.detect_local_mode.or(other.detect_local_mode),
             pod_bridge_interface: self.pod_bridge_interface.or(other.pod_bridge_interface),

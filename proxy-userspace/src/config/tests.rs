@@ -6,6 +6,7 @@ use clap::Parser;
 
 use super::*;
 use crate::cli::args::{Cli, Command};
+use crate::settings::{Masquerade, SocketLb};
 
 fn machine() -> Machine {
     Machine {
@@ -109,11 +110,13 @@ fn nothing_given_is_every_default() {
     assert_eq!(options.selection.node_name, "n1.corp");
     assert_eq!(options.source, Source::Api(ApiSource::default()));
     assert_eq!(options.bpffs, Path::new("/sys/fs/bpf"));
-    assert_eq!(options.detector, Detector::ClusterCidr(Vec::new()));
-    assert!(options.node_port_addresses.has_primary);
+    let settings = Settings {
+        node_name: "n1.corp".to_owned(),
+        ..Settings::default()
+    };
+    assert_eq!(options.settings, settings);
     assert_eq!(options.healthz, Some("0.0.0.0:10256".parse().unwrap()));
     assert_eq!(options.metrics, Some("127.0.0.1:10249".parse().unwrap()));
-    assert_eq!(options.snat_ports, [[10_000, 29_999], [61_000, 65_535]]);
     assert_eq!(options.warnings.len(), 1, "S-191: {:?}", options.warnings);
 }
 
@@ -131,7 +134,10 @@ fn generated_kube_proxy_file_is_taken_as_it_is() {
             kubeconfig,
             servers: Vec::new(),
         }),
-        detector: Detector::ClusterCidr(cidrs),
+        settings: Settings {
+            cluster_cidrs: cidrs,
+            ..defaults.settings
+        },
         ..defaults
     };
     assert_eq!(options, expected);
@@ -144,13 +150,19 @@ fn flag_wins_over_shunt_document_wins_over_kube_proxy_document() {
     let from_file = options("", &file).unwrap();
     assert_eq!(from_file.selection.node_name, "b");
     assert_eq!(
-        (from_file.max_flows, from_file.socket_lb),
+        (from_file.max_flows, from_file.settings.socket_lb),
         (5000, SocketLb::Host)
     );
     let both = options("--node-name c --max-flows=6000", &file).unwrap();
     assert_eq!(both.selection.node_name, "c");
-    assert_eq!((both.max_flows, both.socket_lb), (6000, SocketLb::Host));
-    assert_eq!(both.detector, from_file.detector);
+    assert_eq!(
+        (both.max_flows, both.settings.socket_lb),
+        (6000, SocketLb::Host)
+    );
+    assert_eq!(
+        both.settings.cluster_cidrs,
+        from_file.settings.cluster_cidrs
+    );
 }
 
 #[test]
@@ -158,11 +170,11 @@ fn flag_equal_to_the_default_wins_too() {
     let file = kube_proxy("iptables: {masqueradeAll: true}\nlogging: {verbosity: 5}")
         + &shunt("masquerade: always\nlogLevel: trace");
     let given = options("", &file).unwrap();
-    assert!(given.masquerade_all && given.masquerade == Masquerade::Always);
+    assert!(given.settings.masquerade_all && given.settings.masquerade == Masquerade::Always);
     assert_eq!(given.log_level, "trace");
     let flags = "--masquerade-all=false --masquerade needed -v 0";
     let given = options(flags, &file).unwrap();
-    assert!(!given.masquerade_all && given.masquerade == Masquerade::Needed);
+    assert!(!given.settings.masquerade_all && given.settings.masquerade == Masquerade::Needed);
     assert_eq!(given.log_level, "info");
 }
 
@@ -306,14 +318,20 @@ fn values_are_read_in_all_their_forms() {
                 --tcp-established-timeout 1h30m --masquerade-all";
     let options = options(line, "").unwrap();
     assert_eq!(options.healthz, Some("[::]:10256".parse().unwrap()));
-    assert_eq!((options.metrics, options.bind_address), (None, None));
-    assert_eq!(options.snat_ports, [[30_000, 30_001], [30_002, 30_003]]);
     assert_eq!(
-        options.detector,
-        Detector::InterfaceNamePrefix("cali".to_owned())
+        (options.metrics, options.settings.bind_address),
+        (None, None)
     );
-    assert_eq!(options.timeouts.tcp_established_secs, 5400);
-    assert!(options.masquerade_all);
+    assert_eq!(
+        options.settings.snat_ports,
+        [[30_000, 30_001], [30_002, 30_003]]
+    );
+    assert_eq!(
+        options.settings.detect_local,
+        DetectLocalMode::InterfaceNamePrefix("cali".to_owned())
+    );
+    assert_eq!(options.settings.timeouts.tcp_established_secs, 5400);
+    assert!(options.settings.masquerade_all);
 }
 
 #[test]
