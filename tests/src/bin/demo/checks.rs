@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 use serde::Serialize;
-use tests::topology::addresses::{FAMILIES, IpFamily};
-use tests::traffic::{Plan, Report, SocketKind};
+use ::tests::topology::addresses::{FAMILIES, IpFamily};
+use ::tests::traffic::{Plan, Report, SocketKind};
 
 use crate::manifests::Manifests;
 use crate::stage::{Client, Stage};
