@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use anyhow::Result;
-use serde::Serialize;
 use ::tests::topology::addresses::{FAMILIES, IpFamily};
 use ::tests::traffic::{Plan, Report, SocketKind};
+use anyhow::Result;
+use serde::Serialize;
 
 use crate::manifests::Manifests;
 use crate::stage::{Client, Stage};

@@ -56,6 +56,7 @@ fn main() -> ExitCode {
         Some(name) => net::remove(name).map(|()| true),
         None => signals::listen().and_then(|()| demo(&arguments)),
     };
+    signals::yield_to_interrupt();
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,

@@ -1,6 +1,7 @@
 //! Cleaning up when the reader interrupts.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -11,12 +12,24 @@ use tokio::signal::unix::{SignalKind, signal};
 static SANDBOX: OnceLock<String> = OnceLock::new();
 /// How long a sandbox in the making may take.
 const IN_THE_MAKING: Duration = Duration::from_secs(10);
+/// How long the removal may take.
+const REMOVAL: Duration = Duration::from_secs(10);
 /// What shells report of a program ended by SIGINT.
-const INTERRUPTED: i32 = 130;
+const EXIT_CODE: i32 = 130;
+/// Set when the process is about to end by a signal.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// Names what has to go when this process is interrupted.
 pub fn owns(sandbox: &str) {
     SANDBOX.get_or_init(|| sandbox.to_owned());
+}
+
+/// Waits for the end of the process when a signal decided on it: nothing that fails because the
+/// cluster goes away is worth a word.
+pub fn yield_to_interrupt() {
+    while INTERRUPTED.load(Ordering::Acquire) {
+        std::thread::park();
+    }
 }
 
 /// From here on SIGINT, SIGTERM and SIGHUP remove the sandbox and end the process.
@@ -37,8 +50,9 @@ pub fn listen() -> Result<()> {
                 _ = hangup.recv() => {}
             }
         });
+        INTERRUPTED.store(true, Ordering::Release);
         clean_up();
-        std::process::exit(INTERRUPTED);
+        std::process::exit(EXIT_CODE);
     });
     Ok(())
 }
@@ -50,7 +64,9 @@ fn clean_up() {
             .get()
             .ok_or_else(|| anyhow::anyhow!("no cluster was made"))
     });
-    match name.and_then(|name| net::remove(name)) {
+    // The main thread may be removing the same things: what it took away first is no failure.
+    let removed = name.and_then(|name| net::eventually(REMOVAL, || net::remove(name)));
+    match removed {
         Ok(()) => eprintln!("all of it is gone"),
         Err(error) => eprintln!("{error:#}"),
     }
