@@ -9,6 +9,7 @@
 pub mod check;
 pub mod decode;
 pub mod follow;
+mod kube;
 pub mod located;
 pub mod manifests;
 
@@ -78,6 +79,27 @@ pub enum WatchError {
     /// No inotify.
     #[error("following the manifests")]
     Notify(#[source] notify::Error),
+    /// The kubeconfig cannot be used.
+    #[error("reading the kubeconfig {path}")]
+    Kubeconfig {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: ::kube::config::KubeconfigError,
+    },
+    /// Neither files nor a kubeconfig were given, and this is no pod.
+    #[error("no --manifests, no --kubeconfig, and this is not a pod with a service account")]
+    InCluster(#[source] ::kube::config::InClusterError),
+    /// Not a URL.
+    #[error("apiserver: {url:?} is no URL (like https://192.0.2.5:6443)")]
+    ServerUrl {
+        /// What was given.
+        url: String,
+    },
+    /// The client cannot be made.
+    #[error("connecting to the API server")]
+    Client(#[source] ::kube::Error),
     /// No thread.
     #[error("starting the thread that follows the manifests")]
     Thread(#[source] std::io::Error),
@@ -91,7 +113,7 @@ pub async fn start(
     let (sender, receiver) = mpsc::channel(QUEUED_EVENTS_MAX);
     match source {
         Source::Manifests(roots) => follow::spawn(roots, selection, sender)?,
-        Source::Api(_) => {}
+        Source::Api(source) => kube::spawn(&source, &selection, sender).await?,
     }
     Ok(receiver)
 }
