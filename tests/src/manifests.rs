@@ -102,6 +102,16 @@ impl Service {
         self
     }
 
+    /// Gives the endpoint that is `pod` another condition.
+    pub fn with_condition(mut self, pod: &Pod, condition: Condition) -> Self {
+        for endpoint in &mut self.endpoints {
+            if endpoint.addresses == pod.addresses {
+                endpoint.condition = condition;
+            }
+        }
+        self
+    }
+
     /// Adds fields of `spec`.
     pub fn spec(mut self, spec: Value) -> Self {
         self.spec = spec;

@@ -119,6 +119,15 @@ impl Rig {
         })
     }
 
+    /// Starts an agent on each node with `arguments`, and waits for both.
+    pub fn start_agents(&mut self, arguments: &[&str]) -> Result<()> {
+        for node in &self.cluster.nodes {
+            let agent = Agent::start(&self.cluster, node, &self.manifests, arguments)?;
+            self.agents.push(agent);
+        }
+        Ok(())
+    }
+
     /// The process that plays `client`.
     pub fn client(&mut self, client: Client) -> Result<&mut Probe> {
         if !self.clients.contains_key(&client) {
@@ -141,6 +150,13 @@ impl Rig {
             Target::Uplink2(name) => (addresses::uplink2(11), node_port(name)),
         };
         (ip.of(family), port).into()
+    }
+
+    /// The Service `name` with these pods behind it instead.
+    pub fn behind(&self, name: &str, pods: &[&str]) -> Service {
+        self.services[name]
+            .clone()
+            .pods(pods.iter().map(|pod| &self.pods[*pod]))
     }
 
     /// The addresses that `client` has itself.

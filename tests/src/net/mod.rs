@@ -5,11 +5,13 @@
 //! is removed by the next sandbox anyone makes.
 
 mod command;
+mod hooks;
 mod netns;
 mod sandbox;
 mod wait;
 
 pub use command::{installed, run};
+pub use hooks::{cgroup_programs, tcx_programs};
 pub use netns::{Netns, Place};
 pub use sandbox::{Sandbox, remove, sweep};
 pub use wait::eventually;
