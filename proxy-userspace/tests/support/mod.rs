@@ -1,0 +1,91 @@
+//! A place of its own for one kernel test: network and mount namespace of the thread, a bpffs, a
+//! child cgroup. All of it goes with the thread and the guard, also when the test fails.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use proxy_userspace::datapath::catalog::MapSizes;
+use proxy_userspace::datapath::{DatapathOptions, TcChoice};
+
+/// The guard.
+pub struct Place {
+    folder: tempfile::TempDir,
+    cgroup: PathBuf,
+}
+
+impl Place {
+    /// Moves this thread into namespaces of its own.
+    pub fn enter() -> Self {
+        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("run as root");
+        let all_private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, all_private, None::<&str>).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let kind = Some("bpf");
+        mount(kind, folder.path(), kind, MsFlags::empty(), None::<&str>).unwrap();
+        let name = folder
+            .path()
+            .file_name()
+            .unwrap()
+            .to_string_lossy()
+            .into_owned();
+        let cgroup = cgroup2_mount().join(format!("shunt-test{name}"));
+        fs::create_dir(&cgroup).unwrap();
+        Self { folder, cgroup }
+    }
+
+    /// The bpffs.
+    pub fn bpffs(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Options with small maps.
+    pub fn options(&self, tc: TcChoice) -> DatapathOptions {
+        DatapathOptions {
+            bpffs: self.bpffs().to_owned(),
+            cgroup: Some(self.cgroup.clone()),
+            tc,
+            sizes: MapSizes {
+                frontends: 64,
+                backends: 64,
+                slots: 256,
+                flows: 256,
+                handshakes: 256,
+                affinity: 64,
+                sockets: 64,
+                cluster_ips: 64,
+                source_ranges: 64,
+            },
+            ..DatapathOptions::default()
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = umount2(self.folder.path(), MntFlags::MNT_DETACH);
+        let _ = fs::remove_dir(&self.cgroup);
+    }
+}
+
+fn cgroup2_mount() -> PathBuf {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap();
+    let line = mounts
+        .lines()
+        .find(|line| line.split(' ').nth(2) == Some("cgroup2"));
+    PathBuf::from(line.expect("cgroup2 is mounted").split(' ').nth(1).unwrap())
+}
+
+/// Runs a command in the namespaces of this thread and returns what it prints.
+pub fn run(command: &str) -> String {
+    let mut words = command.split(' ');
+    let output = Command::new(words.next().unwrap())
+        .args(words)
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command}: {errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
