@@ -237,6 +237,11 @@ impl Manifests {
         Ok(manifests)
     }
 
+    /// A folder of manifests that is there already.
+    pub fn at(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
     /// The folder.
     pub fn dir(&self) -> &Path {
         &self.dir

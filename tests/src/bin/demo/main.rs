@@ -118,7 +118,7 @@ fn demo(arguments: &Arguments) -> Result<bool> {
 fn look_further(words: Words, stage: &Stage) {
     for verb in [["service", "list"].as_slice(), ["status"].as_slice()] {
         let shown = verb.join(" ");
-        match stage.ask_agent(stage.node(0), verb) {
+        match stage.ask_agent(verb) {
             Ok(text) => words.say(&format!("`shunt {shown}` on n1:\n\n{text}")),
             Err(error) => words.say(&format!("`shunt {shown}` on n1 failed: {error:#}\n")),
         }

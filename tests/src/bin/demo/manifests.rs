@@ -18,19 +18,16 @@ const SLICES: &str = "endpointslices.yaml";
 pub struct Manifests {
     /// The folder the agents follow.
     pub folder: PathBuf,
-    beside: PathBuf,
     services: Vec<Service>,
     slices: Vec<EndpointSlice>,
 }
 
 impl Manifests {
-    /// Copies `from` to `folder` and reads it. `folder`'s parent takes files in the making.
+    /// Copies `from` to `folder` and reads it.
     pub fn copy(from: &Path, folder: PathBuf) -> Result<Self> {
         fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-        let beside = folder.parent().unwrap_or(&folder).to_path_buf();
         let mut manifests = Self {
             folder,
-            beside,
             services: Vec::new(),
             slices: Vec::new(),
         };
@@ -114,7 +111,8 @@ impl Manifests {
             // JSON is YAML, and an API object is what it serializes to.
             text += &format!("---\n{}\n", serde_json::to_string_pretty(&slice)?);
         }
-        let made = self.beside.join("endpointslices.in-the-making");
+        // Beside the folder, on the same file system, so that readers see the old file or the new.
+        let made = self.folder.with_extension("in-the-making");
         fs::write(&made, text).context("writing the changed manifest")?;
         fs::rename(made, self.folder.join(SLICES)).context("putting the manifest in place")
     }

@@ -12,7 +12,7 @@ use tests::topology::addresses::{Addresses, IpFamily};
 use crate::checks::{Outcome, Route};
 use crate::manifests::Manifests;
 use crate::removal::Removal;
-use crate::stage::{self, Stage};
+use crate::stage::Stage;
 
 /// Width of the longest bar.
 const BAR: usize = 30;
@@ -150,31 +150,35 @@ pub fn removal(removal: &Removal) -> String {
 /// How to enter what was kept.
 pub fn kept(stage: &Stage) -> String {
     let sandbox = stage.cluster.sandbox();
-    let binary = stage::agent_binary().unwrap_or_default();
     let mut text = format!("The cluster stays up. Its name is {}.\n", sandbox.name());
-    let mut namespaces = vec![&stage.cluster.client.netns, &stage.pod.netns];
-    namespaces.extend(stage.cluster.nodes.iter().map(|node| &node.netns));
-    for netns in namespaces {
+    let (client, pod) = (&stage.cluster.client.netns, &stage.pod.netns);
+    for (who, netns) in [("the client outside", client), ("the client pod", pod)] {
         let _ = writeln!(
             text,
-            "  enter:   nsenter --net={} bash",
+            "  {who}:\n    nsenter --net={} bash",
             netns.path().display()
         );
     }
     for node in &stage.cluster.nodes {
+        let enter = format!("nsenter --net={}", node.netns.path().display());
+        let _ = writeln!(text, "  node {}:\n    {enter} bash", node.name);
         for verb in ["status", "service list"] {
-            let (net, bpffs) = (node.netns.path(), node.bpffs.display());
-            let binary = binary.display();
-            let net = net.display();
+            let bpffs = node.bpffs.display();
             let _ = writeln!(
                 text,
-                "  {}:      nsenter --net={net} {binary} {verb} --bpffs {bpffs}",
-                node.name
+                "    {enter} target/release/shunt {verb} --bpffs {bpffs}"
             );
         }
-        let _ = writeln!(text, "  {} log:  {}", node.name, stage.log(node).display());
     }
-    text + &format!("  end it:  cargo xtask demo --end {}\n", sandbox.name())
+    let _ = writeln!(
+        text,
+        "  manifests and logs:\n    {}",
+        sandbox.dir().display()
+    );
+    text + &format!(
+        "  to end it:\n    cargo xtask demo --end {}\n",
+        sandbox.name()
+    )
 }
 
 fn complaints(outcome: &Outcome) -> String {

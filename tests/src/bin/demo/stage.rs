@@ -1,26 +1,23 @@
 //! The cluster at work: namespaces, servers, clients, and an agent on each node.
 
-use std::fs::{self, File};
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
+use tests::agent::Agent;
+use tests::manifests::Manifests;
 use tests::net::{self, Place};
 use tests::topology::{Cluster, Node, Pod, Seen, Variant};
 use tests::traffic::{Plan, Probe, Server, SocketKind};
 
 use crate::checks::Route;
-use crate::manifests::Manifests;
 use crate::signals;
 
 /// How long the agents may take until every path works.
 const READY: Duration = Duration::from_secs(20);
 /// How long one connection may take while we wait for that.
 const TRY_MS: u64 = 300;
-/// Lines of an agent's log that are shown when it fails.
-const LOG_LINES: usize = 15;
 
 /// Who connects.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,13 +34,13 @@ pub enum Client {
 
 /// Everything that runs. Dropping it removes it all, unless it was kept.
 pub struct Stage {
-    /// The namespaces.
-    pub cluster: Cluster,
+    agents: Vec<Agent>,
+    clients: Vec<(Client, Probe)>,
+    servers: Vec<Probe>,
     /// The pod that connects.
     pub pod: Pod,
-    servers: Vec<Probe>,
-    clients: Vec<(Client, Probe)>,
-    agents: Vec<Child>,
+    /// The namespaces; last, so that they go when nothing runs in them.
+    pub cluster: Cluster,
 }
 
 impl Stage {
@@ -65,7 +62,7 @@ impl Stage {
     }
 
     /// Starts a server at every endpoint of the manifests; each calls itself by its address.
-    pub fn start_servers(&mut self, manifests: &Manifests) -> Result<()> {
+    pub fn start_servers(&mut self, manifests: &crate::manifests::Manifests) -> Result<()> {
         for pod in &self.cluster.pods {
             let place = pod.place(Seen::BySocketHooks);
             let own = [IpAddr::V4(pod.addresses.v4), IpAddr::V6(pod.addresses.v6)];
@@ -93,47 +90,23 @@ impl Stage {
         Ok(())
     }
 
-    /// Starts an agent on each node.
+    /// Starts an agent on each node and waits until it has read the manifests.
     pub fn start_agents(&mut self, manifests: &Path) -> Result<()> {
+        let manifests = Manifests::at(manifests.to_path_buf());
         for node in &self.cluster.nodes {
-            let log = File::create(self.log(node)).context("making the agent's log")?;
-            let mut command = Command::new(agent_binary()?);
-            command
-                .arg("agent")
-                .arg("--manifests")
-                .arg(manifests)
-                .args(["--node-name", &node.name]);
-            command
-                .arg("--bpffs")
-                .arg(&node.bpffs)
-                .arg("--cgroup")
-                .arg(&node.cgroup);
-            command
-                .stdout(log.try_clone()?)
-                .stderr(log)
-                .stdin(Stdio::null());
-            // The cluster ends it, with everything else in the node's cgroup.
             self.agents
-                .push(node.place(Seen::BySocketHooks).spawn(&mut command)?);
+                .push(Agent::start(&self.cluster, node, &manifests, &[])?);
         }
         Ok(())
     }
 
-    /// Waits until every route is answered; an agent that ended is reported with its log.
+    /// Waits until every route is answered. The error says what the agents logged.
     pub fn wait_until_ready(&mut self, routes: &[Route]) -> Result<()> {
-        let outcome = net::eventually(READY, || match self.ended_agent() {
-            Some(status) => Ok(Err(anyhow!("an agent ended: {status}"))),
-            None => self.all_answer(routes).map(Ok),
-        });
-        outcome
-            .flatten()
-            .with_context(|| format!("the agents say:\n{}", self.logs()))
-    }
-
-    fn ended_agent(&mut self) -> Option<ExitStatus> {
-        self.agents
-            .iter_mut()
-            .find_map(|agent| agent.try_wait().ok().flatten())
+        let outcome = net::eventually(READY, || self.all_answer(routes));
+        outcome.with_context(|| {
+            let log = |agent: &Agent| format!("an agent's log ends:\n{}\n", agent.log_tail());
+            self.agents.iter().map(log).collect::<String>()
+        })
     }
 
     fn all_answer(&mut self, routes: &[Route]) -> Result<()> {
@@ -175,22 +148,11 @@ impl Stage {
         &self.cluster.nodes[index]
     }
 
-    /// Where the log of a node's agent is.
-    pub fn log(&self, node: &Node) -> PathBuf {
-        self.cluster
-            .sandbox()
-            .dir()
-            .join(format!("agent-{}.log", node.name))
-    }
-
-    /// What a command of the agent prints on a node.
-    pub fn ask_agent(&self, node: &Node, words: &[&str]) -> Result<String> {
-        let binary = agent_binary()?;
-        let (binary, bpffs) = (binary.to_string_lossy(), node.bpffs.to_string_lossy());
-        let mut line = vec![&*binary];
-        line.extend(words);
-        line.extend(["--bpffs", &*bpffs]);
-        node.netns.run(&line)
+    /// What a command of the agent prints on n1.
+    pub fn ask_agent(&self, words: &[&str]) -> Result<String> {
+        let agent = self.agents.first().context("no agent was started")?;
+        let bpffs = agent.bpffs();
+        agent.shunt(&[words, &["--bpffs", &bpffs]].concat())
     }
 
     /// Leaves the cluster up when this value is dropped and the process is gone.
@@ -199,25 +161,7 @@ impl Stage {
         for server in self.servers.drain(..) {
             server.detach()?;
         }
+        self.agents.drain(..).for_each(Agent::detach);
         Ok(self.cluster.sandbox().name().to_owned())
     }
-
-    fn logs(&self) -> String {
-        let tail = |node: &Node| {
-            let text = fs::read_to_string(self.log(node)).unwrap_or_default();
-            let lines: Vec<&str> = text.lines().collect();
-            let last = &lines[lines.len().saturating_sub(LOG_LINES)..];
-            format!("{}:\n  {}\n", node.name, last.join("\n  "))
-        };
-        self.cluster.nodes.iter().map(tail).collect()
-    }
-}
-
-/// The agent's binary: `SHUNT_BIN`, or beside this program.
-pub fn agent_binary() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("SHUNT_BIN") {
-        return Ok(path.into());
-    }
-    let own = std::env::current_exe().context("asking for the own path")?;
-    Ok(own.with_file_name("shunt"))
 }
