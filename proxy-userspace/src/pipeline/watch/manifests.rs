@@ -183,9 +183,21 @@ impl Manifests {
     /// What the files say together against what was known; files in `touched` were read again.
     fn difference(&mut self, touched: &BTreeSet<PathBuf>, events: &mut Vec<ObjectEvent>) {
         let mut claims: BTreeMap<&Key, Vec<(&PathBuf, &Entry)>> = BTreeMap::new();
-        for (path, file) in &self.files {
+        // A file that is away for a moment says nothing where another one says it.
+        let (present, missing): (Vec<_>, Vec<_>) = self
+            .files
+            .iter()
+            .partition(|(_, file)| file.missing_since.is_none());
+        for (path, file) in present {
             for entry in &file.entries {
                 claims.entry(&entry.key).or_default().push((path, entry));
+            }
+        }
+        for (path, file) in missing {
+            for entry in &file.entries {
+                claims
+                    .entry(&entry.key)
+                    .or_insert_with(|| vec![(path, entry)]);
             }
         }
         let mut deleted = Vec::new();
