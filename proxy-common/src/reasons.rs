@@ -15,6 +15,18 @@ macro_rules! counters {
             /// All counters, in the order of their numbers.
             pub const ALL: &'static [Counter] = &[$(Counter::$name,)*];
 
+            /// The counter with this number; the first one for a number that none has.
+            #[inline(always)]
+            pub const fn from_number(number: u32) -> Counter {
+                if number < Self::ALL.len() as u32 {
+                    // SAFETY: the numbers are 0 to ALL.len() without a gap (asserted below), and
+                    // the type is `repr(u32)`.
+                    unsafe { core::mem::transmute::<u32, Counter>(number) }
+                } else {
+                    Counter::NotIp
+                }
+            }
+
             /// What it counts, in words.
             pub const fn text(self) -> &'static str {
                 match self { $(Counter::$name => $text,)* }
@@ -86,7 +98,17 @@ counters! {
     SocketPeerName = 48, "getpeername() translated back";
     SocketRefused = 49, "connect() or sendmsg() refused: no endpoints";
     SocketSteppedAside = 50, "a frontend left to the packet path (S-200)";
+    // Added later: numbers are append-only.
+    SctpPortChange = 51, "SCTP with another target port: its CRC32c cannot be updated yet";
 }
+
+const _: () = {
+    let mut index = 0;
+    while index < Counter::ALL.len() {
+        assert!(Counter::ALL[index] as usize == index);
+        index += 1;
+    }
+};
 
 /// Elements of COUNTERS: room for new counters without a new ABI.
 pub const COUNTERS_LEN: u32 = 128;

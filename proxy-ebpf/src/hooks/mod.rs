@@ -1,0 +1,4 @@
+//! The BPF programs' bodies: context in, hook code out.
+
+pub mod sock_addr;
+pub mod tc;

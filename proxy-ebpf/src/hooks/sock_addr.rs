@@ -1,0 +1,233 @@
+//! The cgroup socket hooks: connect, sendmsg, recvmsg, getpeername.
+
+use aya_ebpf::bindings::bpf_sock_addr;
+use aya_ebpf::helpers::generated::{
+    bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_set_retval,
+};
+use proxy_common::{Addr4, Addr6, Be16, Be32, Counter, protocol};
+
+use crate::socket::{self, Call, Dial, Outcome, Owner};
+use crate::tables::bpf::{Maps, config, count};
+use crate::{Family, Tables, V4, V6};
+
+/// The call goes on.
+const ALLOW: i32 = 1;
+/// The call fails with the value set, or EPERM.
+const DENY: i32 = 0;
+/// `-ECONNREFUSED`.
+const REFUSED: i32 = -111;
+
+/// Set by the loader to 1 where `bpf_set_retval` exists (kernel 5.18). Below, a refusal is left to
+/// the packet path: a plain 0 would give EPERM (P-12).
+#[unsafe(no_mangle)]
+static HAS_SET_RETVAL: u8 = 0;
+
+/// Where the address stands in the context.
+pub trait Place: Family {
+    /// Reads it.
+    ///
+    /// # Safety
+    /// `ctx` is the context of the running program.
+    unsafe fn read(ctx: *mut bpf_sock_addr) -> Self::Addr;
+    /// Writes it.
+    ///
+    /// # Safety
+    /// `ctx` is the context of the running program.
+    unsafe fn write(ctx: *mut bpf_sock_addr, addr: Self::Addr);
+}
+
+impl Place for V4 {
+    #[inline(always)]
+    unsafe fn read(ctx: *mut bpf_sock_addr) -> Addr4 {
+        // SAFETY: the caller's.
+        Addr4(Be32(unsafe { (*ctx).user_ip4 }))
+    }
+
+    #[inline(always)]
+    unsafe fn write(ctx: *mut bpf_sock_addr, addr: Addr4) {
+        // SAFETY: the caller's.
+        unsafe { (*ctx).user_ip4 = addr.0.0 };
+    }
+}
+
+impl Place for V6 {
+    #[inline(always)]
+    unsafe fn read(ctx: *mut bpf_sock_addr) -> Addr6 {
+        // SAFETY: the caller's.
+        unsafe {
+            Addr6([
+                Be32((*ctx).user_ip6[0]),
+                Be32((*ctx).user_ip6[1]),
+                Be32((*ctx).user_ip6[2]),
+                Be32((*ctx).user_ip6[3]),
+            ])
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn write(ctx: *mut bpf_sock_addr, addr: Addr6) {
+        // SAFETY: the caller's.
+        unsafe {
+            (*ctx).user_ip6[0] = addr.0[0].0;
+            (*ctx).user_ip6[1] = addr.0[1].0;
+            (*ctx).user_ip6[2] = addr.0[2].0;
+            (*ctx).user_ip6[3] = addr.0[3].0;
+        }
+    }
+}
+
+/// An IPv4 address in an IPv6 socket (RFC 4291 section 2.5.5.2).
+#[derive(Clone, Copy)]
+pub struct Mapped;
+
+/// An IPv6 socket address that is really IPv4.
+#[inline(always)]
+fn is_mapped(ctx: *mut bpf_sock_addr) -> bool {
+    // SAFETY: the kernel gave the context to this program run.
+    unsafe {
+        (*ctx).user_ip6[0] == 0
+            && (*ctx).user_ip6[1] == 0
+            && (*ctx).user_ip6[2] == 0xffff_u32.to_be()
+    }
+}
+
+/// connect4, sendmsg4.
+#[inline(always)]
+pub fn dial4(ctx: *mut bpf_sock_addr, call: Call) -> i32 {
+    // SAFETY: the kernel gave the context to this program run.
+    unsafe {
+        let addr = V4::read(ctx);
+        dial::<V4>(ctx, addr, call, |addr| V4::write(ctx, addr))
+    }
+}
+
+/// connect6, sendmsg6.
+#[inline(always)]
+pub fn dial6(ctx: *mut bpf_sock_addr, call: Call) -> i32 {
+    // SAFETY: the kernel gave the context to this program run.
+    unsafe {
+        if is_mapped(ctx) {
+            let addr = Addr4(Be32((*ctx).user_ip6[3]));
+            return dial::<V4>(ctx, addr, call, |addr| (*ctx).user_ip6[3] = addr.0.0);
+        }
+        let addr = V6::read(ctx);
+        dial::<V6>(ctx, addr, call, |addr| V6::write(ctx, addr))
+    }
+}
+
+/// recvmsg4, getpeername4.
+#[inline(always)]
+pub fn peer4(ctx: *mut bpf_sock_addr, counter: Counter) -> i32 {
+    // SAFETY: the kernel gave the context to this program run.
+    unsafe {
+        let addr = V4::read(ctx);
+        peer::<V4>(ctx, addr, counter, |addr| V4::write(ctx, addr))
+    }
+}
+
+/// recvmsg6, getpeername6.
+#[inline(always)]
+pub fn peer6(ctx: *mut bpf_sock_addr, counter: Counter) -> i32 {
+    // SAFETY: the kernel gave the context to this program run.
+    unsafe {
+        if is_mapped(ctx) {
+            let addr = Addr4(Be32((*ctx).user_ip6[3]));
+            return peer::<V4>(ctx, addr, counter, |addr| (*ctx).user_ip6[3] = addr.0.0);
+        }
+        let addr = V6::read(ctx);
+        peer::<V6>(ctx, addr, counter, |addr| V6::write(ctx, addr))
+    }
+}
+
+#[inline(always)]
+fn dial<F: Family>(
+    ctx: *mut bpf_sock_addr,
+    addr: F::Addr,
+    call: Call,
+    write: impl FnOnce(F::Addr),
+) -> i32
+where
+    Maps: Tables<F>,
+{
+    // SAFETY: the kernel gave the context to this program run; helpers take it as it is.
+    unsafe {
+        let asked = Dial::<F> {
+            cookie: bpf_get_socket_cookie(ctx.cast()),
+            addr,
+            port: Be16((*ctx).user_port as u16),
+            protocol: (*ctx).protocol as u8,
+            call,
+            owner: owner(ctx),
+        };
+        match socket::dial(&Maps, &asked, bpf_get_prandom_u32()) {
+            Outcome::Leave => ALLOW,
+            Outcome::Translate(addr, port) => {
+                write(addr);
+                (*ctx).user_port = port.0 as u32;
+                count(match call {
+                    Call::Connect => Counter::SocketConnected,
+                    Call::Send => Counter::SocketSent,
+                });
+                ALLOW
+            }
+            Outcome::Refuse => refuse(asked.protocol, call),
+        }
+    }
+}
+
+/// ECONNREFUSED where the kernel lets us say so. A datagram is left to the packet path, whose
+/// answer reaches the socket as an error of the next call.
+#[inline(always)]
+fn refuse(protocol: u8, call: Call) -> i32 {
+    // SAFETY: a plain load; volatile, since the loader replaces the value.
+    let has_set_retval = unsafe { core::ptr::addr_of!(HAS_SET_RETVAL).read_volatile() } != 0;
+    if !has_set_retval || (protocol == protocol::UDP && matches!(call, Call::Send)) {
+        count(Counter::SocketSteppedAside);
+        return ALLOW;
+    }
+    count(Counter::SocketRefused);
+    // SAFETY: the helper takes a number.
+    unsafe { bpf_set_retval(REFUSED) };
+    DENY
+}
+
+#[inline(always)]
+fn peer<F: Family>(
+    ctx: *mut bpf_sock_addr,
+    addr: F::Addr,
+    counter: Counter,
+    write: impl FnOnce(F::Addr),
+) -> i32
+where
+    Maps: Tables<F>,
+{
+    // SAFETY: the kernel gave the context to this program run.
+    unsafe {
+        let cookie = bpf_get_socket_cookie(ctx.cast());
+        let port = Be16((*ctx).user_port as u16);
+        if let Some((addr, port)) =
+            socket::peer::<F, Maps>(&Maps, cookie, addr, port, (*ctx).protocol as u8)
+        {
+            write(addr);
+            (*ctx).user_port = port.0 as u32;
+            count(counter);
+        }
+    }
+    ALLOW
+}
+
+/// Whose socket it is. Without a cookie in the configuration (kernels before 5.14) the node's
+/// namespace is the initial one.
+#[inline(always)]
+fn owner(ctx: *mut bpf_sock_addr) -> Owner {
+    // SAFETY: the helper takes the context, or null for the initial namespace.
+    let is_node = unsafe {
+        let cookie = bpf_get_netns_cookie(ctx.cast());
+        let host = match config() {
+            Some(config) if config.host_netns_cookie != 0 => config.host_netns_cookie,
+            _ => bpf_get_netns_cookie(core::ptr::null_mut()),
+        };
+        cookie == host
+    };
+    if is_node { Owner::Node } else { Owner::Pod }
+}

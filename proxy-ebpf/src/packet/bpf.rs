@@ -1,0 +1,139 @@
+//! A packet at the tc hooks.
+
+use core::ptr;
+
+use aya_ebpf::bindings::{__sk_buff, BPF_F_HDR_FIELD_MASK, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
+use aya_ebpf::helpers::generated::{
+    bpf_csum_update, bpf_l4_csum_replace, bpf_skb_change_tail, bpf_skb_pull_data,
+};
+use bytemuck::{AnyBitPattern, NoUninit};
+use proxy_common::Counter;
+
+use super::{L4Change, L4Checksum, Packet, checked_len};
+use crate::Stop;
+
+/// Bytes that are made linear before the headers are read: MAC header, IPv6 with a few extension
+/// headers or a quoted packet, TCP with options.
+const LINEAR_LEN: u32 = 256;
+
+/// An skb. Data pointers are read anew for each access, since helpers may move them.
+pub struct SkbPacket {
+    skb: *mut __sk_buff,
+    is_ipv6: bool,
+}
+
+impl SkbPacket {
+    /// The packet of this program run, with its headers in the linear part.
+    ///
+    /// # Safety
+    /// `skb` is the context that the kernel gave the running program.
+    #[inline(always)]
+    pub unsafe fn new(skb: *mut __sk_buff, is_ipv6: bool) -> Self {
+        let packet = Self { skb, is_ipv6 };
+        // SAFETY: the context is valid for the run (caller).
+        unsafe {
+            let linear = (*skb).data_end.wrapping_sub((*skb).data);
+            let wanted = if (*skb).len < LINEAR_LEN {
+                (*skb).len
+            } else {
+                LINEAR_LEN
+            };
+            if linear < wanted {
+                // On failure the reads fail as truncated.
+                bpf_skb_pull_data(skb, wanted);
+            }
+        }
+        packet
+    }
+
+    #[inline(always)]
+    fn at<T>(&self, at: usize) -> Option<*mut T> {
+        // SAFETY: the context is valid for the run (`new`).
+        let (data, end) = unsafe { ((*self.skb).data as usize, (*self.skb).data_end as usize) };
+        let start = data + at;
+        if start + checked_len::<T>() > end {
+            return None;
+        }
+        Some(start as *mut T)
+    }
+}
+
+impl Packet for SkbPacket {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        // SAFETY: the context is valid for the run (`new`).
+        unsafe { (*self.skb).len as usize }
+    }
+
+    #[inline(always)]
+    fn read<T: AnyBitPattern>(&self, at: usize) -> Result<T, Stop> {
+        let start = self.at::<T>(at).ok_or(Stop::Pass(Counter::Truncated))?;
+        // SAFETY: bounds checked by `at`; any bytes are a valid T.
+        Ok(unsafe { ptr::read_unaligned(start) })
+    }
+
+    #[inline(always)]
+    fn write<T: NoUninit>(&mut self, at: usize, value: &T) -> Result<(), Stop> {
+        let start = self.at::<T>(at).ok_or(Stop::Drop(Counter::WriteFailed))?;
+        // SAFETY: bounds checked by `at`; T has no padding.
+        unsafe { ptr::write_unaligned(start, *value) };
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn update_l4_checksum(
+        &mut self,
+        at: usize,
+        change: L4Change,
+        kind: L4Checksum,
+    ) -> Result<(), Stop> {
+        let mangled = match kind {
+            L4Checksum::Udp => BPF_F_MARK_MANGLED_0 as u64,
+            L4Checksum::Plain | L4Checksum::NoPseudoHeader => 0,
+        };
+        let payload = change.payload.folded_32() as u64;
+        let addresses = change.addresses.folded_32();
+        let has_pseudo = !matches!(kind, L4Checksum::NoPseudoHeader);
+        // SAFETY: the context is valid for the run; the kernel checks the offset. With `from` 0 and
+        // no size, `to` is a difference.
+        unsafe {
+            if has_pseudo {
+                let flags = BPF_F_PSEUDO_HDR as u64 | mangled;
+                replace(self.skb, at, addresses as u64, flags)?;
+                if self.is_ipv6 {
+                    // The helper takes the pseudo header's change off the sum that a device made of
+                    // the whole packet, which is right in IPv4 only: there the header checksum
+                    // takes up the addresses. Fails harmlessly where there is no such sum.
+                    bpf_csum_update(self.skb, addresses);
+                }
+            }
+            replace(self.skb, at, payload, mangled)
+        }
+    }
+
+    #[inline(always)]
+    fn resize(&mut self, len: usize) -> Result<(), Stop> {
+        // SAFETY: the context is valid for the run.
+        if unsafe { bpf_skb_change_tail(self.skb, len as u32, 0) } != 0 {
+            return Err(Stop::Drop(Counter::WriteFailed));
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn segment_len(&self) -> u32 {
+        // SAFETY: the context is valid for the run.
+        unsafe { (*self.skb).gso_size }
+    }
+}
+
+/// `bpf_l4_csum_replace` with a difference.
+#[inline(always)]
+unsafe fn replace(skb: *mut __sk_buff, at: usize, delta: u64, flags: u64) -> Result<(), Stop> {
+    const { assert!(BPF_F_HDR_FIELD_MASK == 15) };
+    // SAFETY: the caller's context.
+    if unsafe { bpf_l4_csum_replace(skb, at as u32, 0, delta, flags) } != 0 {
+        return Err(Stop::Drop(Counter::WriteFailed));
+    }
+    Ok(())
+}

@@ -1,0 +1,65 @@
+//! A packet in a `Vec`: for tests, fuzzing and `shunt explain`.
+
+use bytemuck::{AnyBitPattern, NoUninit};
+use proxy_common::{Be16, Counter};
+
+use super::{L4Change, L4Checksum, Packet, checked_len};
+use crate::Stop;
+use crate::wire::checksum;
+
+/// A packet in memory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HostPacket {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// See [`Packet::segment_len`].
+    pub segment_len: u32,
+}
+
+impl HostPacket {
+    /// A single packet with these bytes.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self {
+            bytes,
+            segment_len: 0,
+        }
+    }
+}
+
+impl Packet for HostPacket {
+    fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn read<T: AnyBitPattern>(&self, at: usize) -> Result<T, Stop> {
+        let bytes = self.bytes.get(at..at + checked_len::<T>());
+        let bytes = bytes.ok_or(Stop::Pass(Counter::Truncated))?;
+        Ok(bytemuck::pod_read_unaligned(&bytes[..size_of::<T>()]))
+    }
+
+    fn write<T: NoUninit>(&mut self, at: usize, value: &T) -> Result<(), Stop> {
+        let bytes = self.bytes.get_mut(at..at + checked_len::<T>());
+        let bytes = bytes.ok_or(Stop::Drop(Counter::WriteFailed))?;
+        bytes[..size_of::<T>()].copy_from_slice(bytemuck::bytes_of(value));
+        Ok(())
+    }
+
+    fn update_l4_checksum(
+        &mut self,
+        at: usize,
+        change: L4Change,
+        kind: L4Checksum,
+    ) -> Result<(), Stop> {
+        let old: Be16 = self.read(at)?;
+        self.write(at, &checksum::updated(old, change, kind))
+    }
+
+    fn resize(&mut self, len: usize) -> Result<(), Stop> {
+        self.bytes.resize(len, 0);
+        Ok(())
+    }
+
+    fn segment_len(&self) -> u32 {
+        self.segment_len
+    }
+}

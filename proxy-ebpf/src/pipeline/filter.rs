@@ -1,0 +1,47 @@
+//! Stage 2: can this packet be ours at all? Exact as a superset, and cheap: what is not ours must
+//! not pay for us (design rule P-14).
+
+use proxy_common::{Config, Counter, Side};
+
+use super::parse::{Headers, Transport};
+use crate::{Family, Stop, Tables};
+
+/// Stops a packet that no flow and no frontend can match.
+#[inline(always)]
+pub fn check<F: Family, T: Tables<F>>(
+    tables: &T,
+    config: &Config,
+    headers: &Headers<F>,
+) -> Result<(), Stop> {
+    let tuple = &headers.tuple;
+    let known = match headers.transport {
+        // To a frontend, or from a backend.
+        Transport::Ports => {
+            tables.port_known(headers.protocol, Side::Destination, tuple.dport.get())
+                || tables.port_known(headers.protocol, Side::Source, tuple.sport.get())
+        }
+        // About a packet to a backend, or from a frontend: the sides are the other way round.
+        Transport::IcmpError => {
+            tables.port_known(headers.protocol, Side::Source, tuple.dport.get())
+                || tables.port_known(headers.protocol, Side::Destination, tuple.sport.get())
+        }
+        Transport::Other => false,
+    };
+    if known || is_service_address::<F>(config, &tuple.dst) {
+        return Ok(());
+    }
+    Err(Stop::Pass(match headers.transport {
+        Transport::Other => Counter::NoPorts,
+        Transport::Ports | Transport::IcmpError => Counter::Foreign,
+    }))
+}
+
+/// True inside a ServiceCIDR: other ports and protocols are ours there (S-077, S-078).
+#[inline(always)]
+fn is_service_address<F: Family>(config: &Config, addr: &F::Addr) -> bool {
+    let cidrs = &F::config(config).service_cidrs;
+    cidrs[0].contains(addr)
+        || cidrs[1].contains(addr)
+        || cidrs[2].contains(addr)
+        || cidrs[3].contains(addr)
+}

@@ -1,0 +1,106 @@
+//! The path on the host: the same steps, called one after the other.
+
+use bytemuck::Zeroable;
+use proxy_common::{Connection, Counter, FlowKey, Tuple};
+
+use super::conntrack::Entries;
+use super::parse::{Fragment, Headers, Transport};
+use super::{Scratch, Step, Steps, or_stop};
+use crate::packet::Offset;
+use crate::{Answer, Environment, Family, FlowTable, Packet, Tables, Verdict};
+
+/// One packet on its way.
+pub struct HostSteps<'a, F: Family, P, T, E> {
+    packet: &'a mut P,
+    tables: &'a T,
+    env: &'a E,
+    l3: usize,
+    scratch: Scratch<F>,
+}
+
+impl<F, P, T, E> HostSteps<'_, F, P, T, E>
+where
+    F: Family,
+    P: Packet,
+    T: Tables<F>,
+    E: Environment<F>,
+{
+    /// Sends `packet` down the path and counts where it ends. `l3` is the offset of its IP header.
+    pub fn run(packet: &mut P, tables: &T, env: &E, l3: usize) -> (Verdict, Counter) {
+        let scratch = Scratch {
+            headers: no_headers(),
+            entries: no_entries(),
+        };
+        let mut steps = HostSteps {
+            packet,
+            tables,
+            env,
+            l3,
+            scratch,
+        };
+        let (verdict, reason) = super::run(&mut steps);
+        tables.count(reason);
+        (verdict, reason)
+    }
+}
+
+/// Headers of nothing.
+pub fn no_headers<F: Family>() -> Headers<F> {
+    Headers {
+        tuple: Tuple::zeroed(),
+        l3: Offset::ZERO,
+        l4: Offset::ZERO,
+        quoted: Offset::ZERO,
+        quoted_l4: Offset::ZERO,
+        fragment_id: 0,
+        total_len: 0,
+        protocol: 0,
+        tcp_flags: 0,
+        ttl: 0,
+        transport: Transport::Other,
+        fragment: Fragment::No,
+    }
+}
+
+fn no_entries<F: Family>() -> Entries<F> {
+    Entries {
+        key: FlowKey::zeroed(),
+        connection: Connection::zeroed(),
+        other_key: FlowKey::zeroed(),
+        other: Connection::zeroed(),
+        found: Connection::zeroed(),
+        table: FlowTable::Flows,
+    }
+}
+
+impl<F, P, T, E> Steps for HostSteps<'_, F, P, T, E>
+where
+    F: Family,
+    P: Packet,
+    T: Tables<F>,
+    E: Environment<F>,
+{
+    fn begin(&mut self) -> Step {
+        or_stop(super::begin(self.packet, &mut self.scratch, self.l3))
+    }
+
+    fn track(&mut self) -> Step {
+        or_stop(super::track(self.tables, self.env, &mut self.scratch))
+    }
+
+    fn refresh(&mut self) -> Step {
+        or_stop(super::refresh(self.tables, self.env, &mut self.scratch))
+    }
+
+    fn create(&mut self) -> Step {
+        or_stop(super::create(self.tables, self.env, &mut self.scratch))
+    }
+
+    fn finish(&mut self) -> Step {
+        or_stop(super::finish(self.packet, self.env, &self.scratch))
+    }
+
+    fn answer(&mut self, reason: Counter, answer: Answer) -> Step {
+        super::answer::<F, P>(self.packet, self.l3, reason, answer)
+    }
+}

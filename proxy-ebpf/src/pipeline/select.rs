@@ -1,0 +1,159 @@
+//! Stage 5: which backend gets a new flow.
+
+use proxy_common::{Backend, BackendState, Config, Counter, FlowKey, backend, config, frontend};
+
+use super::frontend::{Found, Origin, Place};
+use super::parse::Headers;
+use crate::{Answer, Family, Stop, Tables};
+
+/// The chosen backend, and what S-081 and S-091 say about the source.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice<F: Family> {
+    /// FrontendId.
+    pub frontend: u32,
+    /// BackendId.
+    pub backend_id: u32,
+    /// Its record.
+    pub backend: Backend<F::Addr>,
+    /// Where the flow comes from.
+    pub origin: Origin,
+    /// The source is to be masqueraded.
+    pub masquerade: Masquerade,
+}
+
+/// Whether the source address is kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Masquerade {
+    /// The backend sees the client.
+    No,
+    /// S-091 says SNAT, but the answer of a backend on this node comes back here anyway: kept
+    /// under `--masquerade=needed` where the return path allows it (P-4).
+    IfNotLocal,
+    /// SNAT.
+    Yes,
+}
+
+/// Which part of a region.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// The Cluster set (S-061).
+    Cluster,
+    /// The Local set (S-065).
+    Local,
+}
+
+/// Picks by a hash of the flow, so that two CPUs that see its first packets agree.
+#[inline(always)]
+pub fn select<F: Family, T: Tables<F>>(
+    tables: &T,
+    config: &Config,
+    headers: &Headers<F>,
+    frontend: &Found,
+    origin: Origin,
+) -> Result<Choice<F>, Stop> {
+    let is_own = matches!(origin.place, Place::Node) || is_own_source(tables, headers);
+    let (part, masquerade) = policy(config, frontend, origin, is_own);
+    let hash = FlowKey::new(headers.tuple, headers.protocol).tag();
+    let (backend_id, backend) = pick(tables, frontend, part, hash)?;
+    let masquerade = match masquerade {
+        Masquerade::IfNotLocal if backend.flags & backend::flags::LOCAL == 0 => Masquerade::Yes,
+        other => other,
+    };
+    Ok(Choice {
+        frontend: frontend.id,
+        backend_id,
+        backend,
+        origin,
+        masquerade,
+    })
+}
+
+#[inline(always)]
+fn is_own_source<F: Family, T: Tables<F>>(tables: &T, headers: &Headers<F>) -> bool {
+    tables.node_address(&headers.tuple.src) & proxy_common::node::address_flags::OWN != 0
+}
+
+/// The set that applies and the SNAT row: S-071, S-080, S-081, S-091.
+#[inline(always)]
+pub fn policy(
+    config: &Config,
+    frontend: &Found,
+    origin: Origin,
+    is_own: bool,
+) -> (Part, Masquerade) {
+    let is_local_policy = frontend.has(frontend::flags::LOCAL_POLICY);
+    let masquerade_all = config.flags & config::flags::MASQUERADE_ALL != 0;
+    let always = config.flags & config::flags::MASQUERADE_ALWAYS != 0;
+    // "needed": only traffic from outside the node, and only where no row insists.
+    let yes = if always || !matches!(origin.place, Place::Outside) {
+        Masquerade::Yes
+    } else {
+        Masquerade::IfNotLocal
+    };
+    if frontend.is_cluster_ip() {
+        let part = if is_local_policy {
+            Part::Local
+        } else {
+            Part::Cluster
+        };
+        let masquerade = if masquerade_all {
+            Masquerade::Yes
+        } else if !origin.has_detector || origin.is_pod {
+            Masquerade::No
+        } else {
+            yes
+        };
+        return (part, masquerade);
+    }
+    if !is_local_policy {
+        (Part::Cluster, yes)
+    } else if origin.is_pod {
+        (Part::Cluster, Masquerade::No)
+    } else if is_own {
+        (Part::Cluster, Masquerade::Yes)
+    } else {
+        (Part::Local, Masquerade::No)
+    }
+}
+
+/// The backend in the slot that `hash` falls on; the next one where it has just been freed.
+#[inline(always)]
+pub fn pick<F: Family, T: Tables<F>>(
+    tables: &T,
+    frontend: &Found,
+    part: Part,
+    hash: u32,
+) -> Result<(u32, Backend<F::Addr>), Stop> {
+    let (count, start) = match part {
+        Part::Cluster => (frontend.header.cluster_count, frontend::CLUSTER_START),
+        Part::Local => (frontend.header.local_count, frontend.header.local_start()),
+    };
+    if count == 0 {
+        return Err(if frontend.has(frontend::flags::HAS_ENDPOINTS) {
+            Stop::Drop(Counter::NoLocalEndpoint)
+        } else {
+            Stop::Reject(Counter::RejectNoEndpoint, Answer::Refused)
+        });
+    }
+    // Scaling by multiplication: uniform without a division.
+    let mut index = ((hash as u64 * count as u64) >> 32) as u32;
+    for _ in 0..2 {
+        let element = tables
+            .slot(frontend.region + start + index / 2)
+            .unwrap_or(0);
+        let id = (element >> (32 * (index & 1))) as u32;
+        if let Some(backend) = tables.backend(id)
+            && is_usable(backend.state)
+        {
+            return Ok((id, backend));
+        }
+        index = if index + 1 == count { 0 } else { index + 1 };
+    }
+    Err(Stop::Drop(Counter::BackendGone))
+}
+
+/// True for a backend that takes new flows when a set contains it.
+#[inline(always)]
+pub fn is_usable(state: u8) -> bool {
+    state == BackendState::Active as u8 || state == BackendState::Terminating as u8
+}

@@ -1,0 +1,344 @@
+//! The BPF maps.
+
+use core::ptr;
+
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use proxy_common::port_filter::{PORT_FILTER_LEN, bit, index};
+use proxy_common::reasons::COUNTERS_LEN;
+use proxy_common::*;
+
+use super::{FlowTable, FrontendRead, Insert, Tables};
+use crate::pipeline::Scratch;
+use crate::{Family, V4, V6};
+
+const MMAPABLE: u32 = BPF_F_MMAPABLE;
+const NO_PREALLOC: u32 = BPF_F_NO_PREALLOC;
+
+#[map]
+static CONFIG: Array<Config> = Array::with_max_entries(1, MMAPABLE);
+#[map]
+static PORT_FILTER: Array<u64> = Array::with_max_entries(PORT_FILTER_LEN, MMAPABLE);
+#[map]
+static SLOTS: Array<u64> = Array::with_max_entries(SLOTS_DEFAULT, MMAPABLE);
+#[map]
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS_LEN, 0);
+#[map]
+static INTERFACES: HashMap<u32, Interface> = HashMap::with_max_entries(INTERFACES_MAX, NO_PREALLOC);
+
+/// Data of a SOURCE_RANGES key behind the prefix length.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct SourceRangeData<A> {
+    service_port: u32,
+    addr: A,
+}
+
+/// The maps of this object.
+#[derive(Clone, Copy)]
+pub struct Maps;
+
+/// What the steps of one packet share: an element per hook, so that a packet sent from within
+/// another's processing on this CPU has its own.
+#[map]
+static SCRATCH4: PerCpuArray<Scratch<V4>> = PerCpuArray::with_max_entries(2, 0);
+#[map]
+static SCRATCH6: PerCpuArray<Scratch<V6>> = PerCpuArray::with_max_entries(2, 0);
+
+/// Access to the scratch element of a family.
+pub trait ScratchMap: Family {
+    /// The element of `hook` on this CPU.
+    fn scratch(hook: u32) -> Option<*mut Scratch<Self>>;
+}
+
+impl ScratchMap for V4 {
+    #[inline(always)]
+    fn scratch(hook: u32) -> Option<*mut Scratch<V4>> {
+        SCRATCH4.get_ptr_mut(hook)
+    }
+}
+
+impl ScratchMap for V6 {
+    #[inline(always)]
+    fn scratch(hook: u32) -> Option<*mut Scratch<V6>> {
+        SCRATCH6.get_ptr_mut(hook)
+    }
+}
+
+macro_rules! family {
+    (
+        $family:ty, $addr:ty, $frontend_ids:ident, $frontends:ident, $backends:ident,
+        $node_addresses:ident, $cluster_ips:ident, $source_ranges:ident, $handshakes:ident,
+        $flows:ident, $affinity:ident, $fragments:ident, $sockets:ident
+    ) => {
+        #[map]
+        static $frontend_ids: HashMap<FrontendKey<$addr>, u32> =
+            HashMap::with_max_entries(FRONTENDS_DEFAULT, NO_PREALLOC);
+        #[map]
+        static $frontends: Array<Frontend<$addr>> =
+            Array::with_max_entries(FRONTENDS_DEFAULT, MMAPABLE);
+        #[map]
+        static $backends: Array<Backend<$addr>> =
+            Array::with_max_entries(BACKENDS_DEFAULT, MMAPABLE);
+        #[map]
+        static $node_addresses: HashMap<$addr, u32> =
+            HashMap::with_max_entries(NODE_ADDRESSES_MAX, NO_PREALLOC);
+        #[map]
+        static $cluster_ips: LpmTrie<$addr, u32> =
+            LpmTrie::with_max_entries(CLUSTER_IPS_DEFAULT, NO_PREALLOC);
+        #[map]
+        static $source_ranges: LpmTrie<SourceRangeData<$addr>, u32> =
+            LpmTrie::with_max_entries(SOURCE_RANGES_DEFAULT, NO_PREALLOC);
+        #[map]
+        static $handshakes: LruHashMap<FlowKey<$addr>, Connection<$addr>> =
+            LruHashMap::with_max_entries(HANDSHAKES_DEFAULT, 0);
+        #[map]
+        static $flows: LruHashMap<FlowKey<$addr>, Connection<$addr>> =
+            LruHashMap::with_max_entries(FLOWS_DEFAULT, 0);
+        #[map]
+        static $affinity: LruHashMap<AffinityKey<$addr>, AffinityEntry> =
+            LruHashMap::with_max_entries(AFFINITY_DEFAULT, 0);
+        #[map]
+        static $fragments: LruHashMap<FragmentKey<$addr>, FragmentPorts> =
+            LruHashMap::with_max_entries(FRAGMENTS_MAX, 0);
+        #[map]
+        static $sockets: LruHashMap<SocketKey<$addr>, SocketEntry<$addr>> =
+            LruHashMap::with_max_entries(SOCKETS_DEFAULT, 0);
+
+        impl Tables<$family> for Maps {
+            #[inline(always)]
+            fn config(&self) -> Option<&Config> {
+                CONFIG
+                    .get(0)
+                    .filter(|config| config.abi_version == ABI_VERSION)
+            }
+
+            #[inline(always)]
+            fn port_known(&self, protocol: u8, side: Side, port: u16) -> bool {
+                let Some(index) = index(protocol, side, port) else {
+                    return false;
+                };
+                PORT_FILTER
+                    .get(index)
+                    .is_some_and(|bits| *bits & bit(port) != 0)
+            }
+
+            #[inline(always)]
+            fn flow(
+                &self,
+                table: FlowTable,
+                key: &FlowKey<$addr>,
+                found: &mut Connection<$addr>,
+            ) -> bool {
+                let map = match table {
+                    FlowTable::Handshakes => &$handshakes,
+                    FlowTable::Flows => &$flows,
+                };
+                // SAFETY: an element may be reused while it is copied: the caller checks the tag.
+                match unsafe { map.get(key) } {
+                    Some(entry) => {
+                        *found = *entry;
+                        true
+                    }
+                    None => false,
+                }
+            }
+
+            #[inline(always)]
+            fn insert_flow(
+                &self,
+                table: FlowTable,
+                key: &FlowKey<$addr>,
+                value: &Connection<$addr>,
+                how: Insert,
+            ) -> bool {
+                let map = match table {
+                    FlowTable::Handshakes => &$handshakes,
+                    FlowTable::Flows => &$flows,
+                };
+                let flags = match how {
+                    Insert::NoExist => BPF_NOEXIST as u64,
+                    Insert::Any => 0,
+                };
+                map.insert(key, value, flags).is_ok()
+            }
+
+            #[inline(always)]
+            fn remove_flow(&self, table: FlowTable, key: &FlowKey<$addr>) {
+                let map = match table {
+                    FlowTable::Handshakes => &$handshakes,
+                    FlowTable::Flows => &$flows,
+                };
+                // Not there: nothing to do.
+                let _ = map.remove(key);
+            }
+
+            #[inline(always)]
+            fn touch_flow(
+                &self,
+                table: FlowTable,
+                key: &FlowKey<$addr>,
+                now: u32,
+                tcp: u8,
+            ) -> bool {
+                let map = match table {
+                    FlowTable::Handshakes => &$handshakes,
+                    FlowTable::Flows => &$flows,
+                };
+                let Some(entry) = map.get_ptr_mut(key) else {
+                    return false;
+                };
+                // SAFETY: the pointer is valid for the program run; several CPUs may store the same
+                // facts at once, each a single aligned store.
+                unsafe {
+                    if (*entry).tag != key.tag() {
+                        return false;
+                    }
+                    ptr::addr_of_mut!((*entry).last_seen_secs).write_volatile(now);
+                    ptr::addr_of_mut!((*entry).tcp).write_volatile(tcp);
+                }
+                true
+            }
+
+            #[inline(always)]
+            fn frontend_id(&self, key: &FrontendKey<$addr>) -> Option<u32> {
+                // SAFETY: the element may be reused: the caller compares the frontend's key.
+                unsafe { $frontend_ids.get(key).copied() }
+            }
+
+            #[inline(always)]
+            fn frontend(&self, id: u32) -> Option<FrontendRead<$family>> {
+                let element = $frontends.get_ptr(id)?;
+                // SAFETY: array elements are never freed. The word is one aligned 8-byte load that
+                // pairs with userspace's release store; what is indexed by it depends on it.
+                unsafe {
+                    Some(FrontendRead {
+                        word: ptr::addr_of!((*element).word).read_volatile(),
+                        key: (*element).key,
+                    })
+                }
+            }
+
+            #[inline(always)]
+            fn slot(&self, index: u32) -> Option<u64> {
+                SLOTS.get(index).copied()
+            }
+
+            #[inline(always)]
+            fn backend(&self, id: u32) -> Option<Backend<$addr>> {
+                $backends.get(id).copied()
+            }
+
+            #[inline(always)]
+            fn node_address(&self, addr: &$addr) -> u32 {
+                // SAFETY: a reused element gives a wrong flag for one packet of a new flow at worst.
+                unsafe { $node_addresses.get(addr).copied().unwrap_or(0) }
+            }
+
+            #[inline(always)]
+            fn cluster_ip(&self, addr: &$addr) -> u32 {
+                $cluster_ips
+                    .get(Key::new(<$addr as Address>::BITS, *addr))
+                    .copied()
+                    .unwrap_or(0)
+            }
+
+            #[inline(always)]
+            fn source_range(&self, service_port: u32, addr: &$addr) -> bool {
+                let data = SourceRangeData {
+                    service_port,
+                    addr: *addr,
+                };
+                $source_ranges
+                    .get(Key::new(<$addr as Address>::BITS + 32, data))
+                    .is_some()
+            }
+
+            #[inline(always)]
+            fn interface(&self, ifindex: u32) -> Option<Interface> {
+                // SAFETY: as for node addresses.
+                unsafe { INTERFACES.get(ifindex).copied() }
+            }
+
+            #[inline(always)]
+            fn fragment(&self, key: &FragmentKey<$addr>) -> Option<FragmentPorts> {
+                // SAFETY: a reused element gives wrong ports, and so no flow.
+                unsafe { $fragments.get(key).copied() }
+            }
+
+            #[inline(always)]
+            fn insert_fragment(&self, key: &FragmentKey<$addr>, ports: &FragmentPorts) {
+                // No room: the later fragments are counted as unknown.
+                let _ = $fragments.insert(key, ports, 0);
+            }
+
+            #[inline(always)]
+            fn socket(&self, key: &SocketKey<$addr>) -> Option<SocketEntry<$addr>> {
+                // SAFETY: a reused element names another frontend for one message at worst.
+                unsafe { $sockets.get(key).copied() }
+            }
+
+            #[inline(always)]
+            fn insert_socket(&self, key: &SocketKey<$addr>, value: &SocketEntry<$addr>) {
+                // No room: the socket sees the backend's address.
+                let _ = $sockets.insert(key, value, 0);
+            }
+
+            #[inline(always)]
+            fn count(&self, counter: Counter) {
+                count(counter);
+            }
+        }
+    };
+}
+
+family!(
+    V4,
+    Addr4,
+    FRONTEND_IDS4,
+    FRONTENDS4,
+    BACKENDS4,
+    NODE_ADDRESSES4,
+    CLUSTER_IPS4,
+    SOURCE_RANGES4,
+    HANDSHAKES4,
+    FLOWS4,
+    AFFINITY4,
+    FRAGMENTS4,
+    SOCKETS4
+);
+family!(
+    V6,
+    Addr6,
+    FRONTEND_IDS6,
+    FRONTENDS6,
+    BACKENDS6,
+    NODE_ADDRESSES6,
+    CLUSTER_IPS6,
+    SOURCE_RANGES6,
+    HANDSHAKES6,
+    FLOWS6,
+    AFFINITY6,
+    FRAGMENTS6,
+    SOCKETS6
+);
+
+/// The agent's configuration, or `None` before it is written.
+#[inline(always)]
+pub fn config() -> Option<&'static Config> {
+    CONFIG
+        .get(0)
+        .filter(|config| config.abi_version == ABI_VERSION)
+}
+
+/// One more.
+#[inline(always)]
+pub fn count(counter: Counter) {
+    if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
+        // SAFETY: this CPU's element; programs do not interrupt each other at these hooks, and a
+        // lost count changes nothing.
+        unsafe { *value += 1 };
+    }
+}

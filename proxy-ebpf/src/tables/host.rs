@@ -1,0 +1,248 @@
+//! The maps as plain collections: for tests, fuzzing and `shunt explain`.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use proxy_common::port_filter::{bit, index};
+use proxy_common::*;
+
+use super::{FlowTable, FrontendRead, Insert, Tables};
+use crate::Family;
+
+/// Entries of FLOWS and HANDSHAKES.
+pub type Flows<F> = BTreeMap<FlowKey<<F as Family>::Addr>, Connection<<F as Family>::Addr>>;
+
+/// The maps of one family, and those that the families share.
+#[derive(Debug)]
+pub struct HostTables<F: Family> {
+    /// CONFIG.
+    pub config: Option<Config>,
+    /// PORT_FILTER.
+    pub port_filter: BTreeMap<u32, u64>,
+    /// FRONTEND_IDS.
+    pub frontend_ids: BTreeMap<FrontendKey<F::Addr>, u32>,
+    /// FRONTENDS.
+    pub frontends: BTreeMap<u32, Frontend<F::Addr>>,
+    /// SLOTS.
+    pub slots: BTreeMap<u32, u64>,
+    /// BACKENDS.
+    pub backends: BTreeMap<u32, Backend<F::Addr>>,
+    /// NODE_ADDRESSES.
+    pub node_addresses: BTreeMap<F::Addr, u32>,
+    /// CLUSTER_IPS by prefix length and address.
+    pub cluster_ips: BTreeMap<(u32, F::Addr), u32>,
+    /// SOURCE_RANGES: service port, prefix length, address.
+    pub source_ranges: Vec<(u32, u32, F::Addr)>,
+    /// INTERFACES.
+    pub interfaces: BTreeMap<u32, Interface>,
+    /// What BPF writes.
+    pub written: RefCell<Written<F>>,
+}
+
+/// What the pipeline itself writes.
+#[derive(Debug)]
+pub struct Written<F: Family> {
+    /// HANDSHAKES.
+    pub handshakes: Flows<F>,
+    /// FLOWS.
+    pub flows: Flows<F>,
+    /// FRAGMENTS, as bytes of the key.
+    pub fragments: BTreeMap<Vec<u8>, FragmentPorts>,
+    /// SOCKETS, as bytes of the key.
+    pub sockets: BTreeMap<Vec<u8>, SocketEntry<F::Addr>>,
+    /// COUNTERS.
+    pub counters: BTreeMap<Counter, u64>,
+}
+
+impl<F: Family> Default for Written<F> {
+    fn default() -> Self {
+        Self {
+            handshakes: BTreeMap::new(),
+            flows: BTreeMap::new(),
+            fragments: BTreeMap::new(),
+            sockets: BTreeMap::new(),
+            counters: BTreeMap::new(),
+        }
+    }
+}
+
+impl<F: Family> Default for HostTables<F> {
+    fn default() -> Self {
+        Self {
+            config: None,
+            port_filter: BTreeMap::new(),
+            frontend_ids: BTreeMap::new(),
+            frontends: BTreeMap::new(),
+            slots: BTreeMap::new(),
+            backends: BTreeMap::new(),
+            node_addresses: BTreeMap::new(),
+            cluster_ips: BTreeMap::new(),
+            source_ranges: Vec::new(),
+            interfaces: BTreeMap::new(),
+            written: RefCell::default(),
+        }
+    }
+}
+
+impl<F: Family> Written<F> {
+    fn table(&mut self, table: FlowTable) -> &mut Flows<F> {
+        match table {
+            FlowTable::Handshakes => &mut self.handshakes,
+            FlowTable::Flows => &mut self.flows,
+        }
+    }
+}
+
+/// True if the first `len` bits of both are equal.
+fn is_in_prefix<A: Address>(addr: &A, network: &A, len: u32) -> bool {
+    let (addr, network) = (addr.words(), network.words());
+    (0..4).all(|word| {
+        let bits = len.saturating_sub(32 * word).min(32);
+        let mask = if bits == 0 {
+            0
+        } else {
+            u32::MAX << (32 - bits)
+        };
+        let word = word as usize;
+        addr[word].get() & mask == network[word].get() & mask
+    })
+}
+
+impl<F: Family> Tables<F> for HostTables<F> {
+    fn config(&self) -> Option<&Config> {
+        self.config
+            .as_ref()
+            .filter(|config| config.abi_version == ABI_VERSION)
+    }
+
+    fn port_known(&self, protocol: u8, side: Side, port: u16) -> bool {
+        index(protocol, side, port)
+            .and_then(|index| self.port_filter.get(&index))
+            .is_some_and(|bits| bits & bit(port) != 0)
+    }
+
+    fn flow(
+        &self,
+        table: FlowTable,
+        key: &FlowKey<F::Addr>,
+        found: &mut Connection<F::Addr>,
+    ) -> bool {
+        match self.written.borrow_mut().table(table).get(key) {
+            Some(entry) => {
+                *found = *entry;
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn insert_flow(
+        &self,
+        table: FlowTable,
+        key: &FlowKey<F::Addr>,
+        value: &Connection<F::Addr>,
+        how: Insert,
+    ) -> bool {
+        let mut written = self.written.borrow_mut();
+        let flows = written.table(table);
+        if how == Insert::NoExist && flows.contains_key(key) {
+            return false;
+        }
+        flows.insert(*key, *value);
+        true
+    }
+
+    fn remove_flow(&self, table: FlowTable, key: &FlowKey<F::Addr>) {
+        self.written.borrow_mut().table(table).remove(key);
+    }
+
+    fn touch_flow(&self, table: FlowTable, key: &FlowKey<F::Addr>, now: u32, tcp: u8) -> bool {
+        match self.written.borrow_mut().table(table).get_mut(key) {
+            Some(entry) if entry.tag == key.tag() => {
+                entry.last_seen_secs = now;
+                entry.tcp = tcp;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn frontend_id(&self, key: &FrontendKey<F::Addr>) -> Option<u32> {
+        self.frontend_ids.get(key).copied()
+    }
+
+    fn frontend(&self, id: u32) -> Option<FrontendRead<F>> {
+        let frontend = self.frontends.get(&id)?;
+        Some(FrontendRead {
+            word: frontend.word,
+            key: frontend.key,
+        })
+    }
+
+    fn slot(&self, index: u32) -> Option<u64> {
+        self.slots.get(&index).copied()
+    }
+
+    fn backend(&self, id: u32) -> Option<Backend<F::Addr>> {
+        self.backends.get(&id).copied()
+    }
+
+    fn node_address(&self, addr: &F::Addr) -> u32 {
+        self.node_addresses.get(addr).copied().unwrap_or(0)
+    }
+
+    fn cluster_ip(&self, addr: &F::Addr) -> u32 {
+        let matching = self
+            .cluster_ips
+            .iter()
+            .filter(|((len, network), _)| is_in_prefix(addr, network, *len));
+        matching
+            .max_by_key(|((len, _), _)| *len)
+            .map_or(0, |(_, value)| *value)
+    }
+
+    fn source_range(&self, service_port: u32, addr: &F::Addr) -> bool {
+        self.source_ranges.iter().any(|(owner, len, network)| {
+            *owner == service_port && is_in_prefix(addr, network, *len)
+        })
+    }
+
+    fn interface(&self, ifindex: u32) -> Option<Interface> {
+        self.interfaces.get(&ifindex).copied()
+    }
+
+    fn fragment(&self, key: &FragmentKey<F::Addr>) -> Option<FragmentPorts> {
+        self.written
+            .borrow()
+            .fragments
+            .get(bytemuck::bytes_of(key))
+            .copied()
+    }
+
+    fn insert_fragment(&self, key: &FragmentKey<F::Addr>, ports: &FragmentPorts) {
+        let key = bytemuck::bytes_of(key).to_vec();
+        self.written.borrow_mut().fragments.insert(key, *ports);
+    }
+
+    fn socket(&self, key: &SocketKey<F::Addr>) -> Option<SocketEntry<F::Addr>> {
+        self.written
+            .borrow()
+            .sockets
+            .get(bytemuck::bytes_of(key))
+            .copied()
+    }
+
+    fn insert_socket(&self, key: &SocketKey<F::Addr>, value: &SocketEntry<F::Addr>) {
+        let key = bytemuck::bytes_of(key).to_vec();
+        self.written.borrow_mut().sockets.insert(key, *value);
+    }
+
+    fn count(&self, counter: Counter) {
+        *self
+            .written
+            .borrow_mut()
+            .counters
+            .entry(counter)
+            .or_default() += 1;
+    }
+}

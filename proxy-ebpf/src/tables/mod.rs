@@ -1,0 +1,96 @@
+//! The maps as the pipeline uses them: one trait, with BPF maps behind it in the kernel and plain
+//! collections on the host.
+
+#[cfg(target_arch = "bpf")]
+pub mod bpf;
+#[cfg(not(target_arch = "bpf"))]
+pub mod host;
+
+use proxy_common::{
+    Backend, Config, Connection, Counter, FlowKey, FragmentKey, FragmentPorts, FrontendKey,
+    Interface, Side, SocketEntry, SocketKey,
+};
+
+use crate::Family;
+
+/// Which of the two flow tables.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FlowTable {
+    /// Connections that a backend has not answered yet: a flood ends here.
+    Handshakes,
+    /// Connections that both sides have confirmed.
+    Flows,
+}
+
+/// Whether an insert may replace.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Insert {
+    /// Only where the key is absent: of several CPUs one wins.
+    NoExist,
+    /// In any case.
+    Any,
+}
+
+/// What was read of a frontend: both must be checked by the reader.
+#[derive(Clone, Copy, Debug)]
+pub struct FrontendRead<F: Family> {
+    /// The published word, by one 8-byte load.
+    pub word: u64,
+    /// The key of the element.
+    pub key: FrontendKey<F::Addr>,
+}
+
+/// The maps. Counters never change a verdict; failures of the rest are visible in the results.
+pub trait Tables<F: Family> {
+    /// CONFIG, or `None` before the agent wrote it.
+    fn config(&self) -> Option<&Config>;
+    /// PORT_FILTER: true if the bit is set; false too for a protocol without ports.
+    fn port_known(&self, protocol: u8, side: Side, port: u16) -> bool;
+    /// HANDSHAKES or FLOWS: copies the entry to `found`; false where there is none. The caller
+    /// checks the tag.
+    fn flow(
+        &self,
+        table: FlowTable,
+        key: &FlowKey<F::Addr>,
+        found: &mut Connection<F::Addr>,
+    ) -> bool;
+    /// Inserts; false if it exists (`NoExist`) or there is no room.
+    fn insert_flow(
+        &self,
+        table: FlowTable,
+        key: &FlowKey<F::Addr>,
+        value: &Connection<F::Addr>,
+        how: Insert,
+    ) -> bool;
+    /// Removes.
+    fn remove_flow(&self, table: FlowTable, key: &FlowKey<F::Addr>);
+    /// Writes `last_seen_secs` and adds TCP bits where the entry still is this key's (by its tag);
+    /// false if it is gone.
+    fn touch_flow(&self, table: FlowTable, key: &FlowKey<F::Addr>, now: u32, tcp: u8) -> bool;
+    /// FRONTEND_IDS.
+    fn frontend_id(&self, key: &FrontendKey<F::Addr>) -> Option<u32>;
+    /// FRONTENDS.
+    fn frontend(&self, id: u32) -> Option<FrontendRead<F>>;
+    /// SLOTS.
+    fn slot(&self, index: u32) -> Option<u64>;
+    /// BACKENDS, a copy.
+    fn backend(&self, id: u32) -> Option<Backend<F::Addr>>;
+    /// NODE_ADDRESSES: flags; 0 for an address that is not this node's.
+    fn node_address(&self, addr: &F::Addr) -> u32;
+    /// CLUSTER_IPS: the value of the longest prefix; 0 if none.
+    fn cluster_ip(&self, addr: &F::Addr) -> u32;
+    /// SOURCE_RANGES: true if a range of `service_port` contains `addr`.
+    fn source_range(&self, service_port: u32, addr: &F::Addr) -> bool;
+    /// INTERFACES, a copy.
+    fn interface(&self, ifindex: u32) -> Option<Interface>;
+    /// FRAGMENTS: the ports of a datagram's first fragment.
+    fn fragment(&self, key: &FragmentKey<F::Addr>) -> Option<FragmentPorts>;
+    /// FRAGMENTS: remembers them.
+    fn insert_fragment(&self, key: &FragmentKey<F::Addr>, ports: &FragmentPorts);
+    /// SOCKETS, a copy.
+    fn socket(&self, key: &SocketKey<F::Addr>) -> Option<SocketEntry<F::Addr>>;
+    /// SOCKETS: remembers.
+    fn insert_socket(&self, key: &SocketKey<F::Addr>, value: &SocketEntry<F::Addr>);
+    /// COUNTERS: one more.
+    fn count(&self, counter: Counter);
+}
