@@ -1,11 +1,11 @@
 //! One check for each path: many connections, and who answered them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ::tests::topology::addresses::{FAMILIES, IpFamily};
 use ::tests::traffic::{Plan, Report, SocketKind};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::manifests::Manifests;
@@ -59,85 +59,61 @@ pub fn routes(manifests: &Manifests, stage: &Stage) -> Result<Vec<Route>> {
     Ok(routes)
 }
 
+/// A Service and one of its ports, by their names in the manifests.
+type PortName = (&'static str, &'static str);
+const WEB: PortName = ("shop", "web");
+const DNS: PortName = ("shop", "dns");
+/// Has backends on n1 only.
+const REST: PortName = ("api", "rest");
+
 fn routes_of(manifests: &Manifests, stage: &Stage, family: IpFamily) -> Result<Vec<Route>> {
-    let label = label(family);
-    let route = |name: &str, client, to, socket, service: &str, port: &str| Route {
-        name: format!(
-            "{name}, {} {label}",
-            if socket == SocketKind::Udp {
-                "UDP"
-            } else {
-                "TCP"
-            }
-        ),
-        client,
-        to,
-        socket,
-        ready: manifests.ready(service, port, family),
-    };
-    let cluster_ip = |service: &str, port: &str| -> Result<SocketAddr> {
-        let number = u16::try_from(manifests.port(service, port)?.port)?;
-        Ok(SocketAddr::new(
-            manifests.cluster_ip(service, family)?,
-            number,
-        ))
-    };
-    let node_port = |node: usize, service: &str, port: &str| -> Result<SocketAddr> {
-        let number = manifests.port(service, port)?.node_port.unwrap_or_default();
-        Ok(SocketAddr::new(
-            stage.node(node).addresses.of(family),
-            u16::try_from(number)?,
-        ))
-    };
-    let (web, dns) = (cluster_ip("shop", "web")?, cluster_ip("shop", "dns")?);
-    let (local, remote) = (node_port(0, "shop", "web")?, node_port(1, "api", "rest")?);
     use Client::{Node, Outside, Pod, UnseenPod};
     use SocketKind::{Tcp, Udp};
-    Ok(vec![
-        route("pod -> ClusterIP", Pod, web, Tcp, "shop", "web"),
-        route("pod -> ClusterIP", Pod, dns, Udp, "shop", "dns"),
-        route(
-            "pod -> ClusterIP as packets only",
-            UnseenPod,
-            web,
-            Tcp,
-            "shop",
-            "web",
-        ),
-        route(
-            "pod -> ClusterIP as packets only",
-            UnseenPod,
-            dns,
-            Udp,
-            "shop",
-            "dns",
-        ),
-        route("node process -> ClusterIP", Node, web, Tcp, "shop", "web"),
-        route(
-            "outside -> NodePort, local backends",
-            Outside,
-            local,
-            Tcp,
-            "shop",
-            "web",
-        ),
-        route(
+    let (web, dns) = (
+        cluster_ip(manifests, WEB, family)?,
+        cluster_ip(manifests, DNS, family)?,
+    );
+    let n1 = node_port(manifests, WEB, stage.node(0).addresses.of(family))?;
+    let n2 = node_port(manifests, REST, stage.node(1).addresses.of(family))?;
+    let rows = [
+        ("pod -> ClusterIP", Pod, web, Tcp, WEB),
+        ("pod -> ClusterIP", Pod, dns, Udp, DNS),
+        ("pod -> ClusterIP as packets only", UnseenPod, web, Tcp, WEB),
+        ("pod -> ClusterIP as packets only", UnseenPod, dns, Udp, DNS),
+        ("node process -> ClusterIP", Node, web, Tcp, WEB),
+        ("outside -> NodePort, local backends", Outside, n1, Tcp, WEB),
+        (
             "outside -> NodePort, remote backends",
             Outside,
-            remote,
+            n2,
             Tcp,
-            "api",
-            "rest",
+            REST,
         ),
-        route(
-            "outside -> ClusterIP by a route",
-            Outside,
-            web,
-            Tcp,
-            "shop",
-            "web",
-        ),
-    ])
+        ("outside -> ClusterIP by a route", Outside, web, Tcp, WEB),
+    ];
+    let route =
+        |(name, client, to, socket, (service, port)): (&str, _, _, SocketKind, PortName)| {
+            let protocol = if socket.is_tcp() { "TCP" } else { "UDP" };
+            Route {
+                name: format!("{name}, {protocol} {}", label(family)),
+                client,
+                to,
+                socket,
+                ready: manifests.ready(service, port, family),
+            }
+        };
+    Ok(rows.map(route).into())
+}
+
+fn cluster_ip(manifests: &Manifests, name: PortName, family: IpFamily) -> Result<SocketAddr> {
+    let port = u16::try_from(manifests.port(name.0, name.1)?.port)?;
+    Ok(SocketAddr::new(manifests.cluster_ip(name.0, family)?, port))
+}
+
+fn node_port(manifests: &Manifests, name: PortName, node: IpAddr) -> Result<SocketAddr> {
+    let port = manifests.port(name.0, name.1)?.node_port;
+    let port = port.with_context(|| format!("{} has no nodePort", name.0))?;
+    Ok(SocketAddr::new(node, u16::try_from(port)?))
 }
 
 /// Follows a route many times and judges the answers.

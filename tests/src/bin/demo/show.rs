@@ -137,7 +137,7 @@ pub fn removal(removal: &Removal) -> String {
     let outcome = &removal.outcome;
     let sign = if outcome.ok { "ok  " } else { "FAIL" };
     format!(
-        "{sign} {}  ({} connections, {} failed)\n       the last connection to web-3 began {:.1} ms \
+        "{sign} {}  ({} connections, {} failed)\n       the last one to web-3 began {:.1} ms \
          after the manifest was written\n{}",
         outcome.name,
         outcome.connections,
