@@ -3,10 +3,13 @@
 pub mod cli;
 pub mod config;
 pub mod datapath;
+pub mod family;
+pub mod ids;
 pub mod ip_text;
 pub mod maps;
 pub mod objects;
 pub mod pipeline;
+pub mod restore;
 pub mod settings;
 
 /// An error and its causes, as one line of text.

@@ -1,0 +1,242 @@
+//! The endpoints of one service port, merged from all slices, and the sets that traffic uses.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use proxy_common::BackendState;
+
+use super::node::NodeFacts;
+use super::{DesiredBackend, ServicePortName};
+use crate::family::{Endpoint, IpFamily, protocol_number};
+use crate::ip_text::parse_ip;
+use crate::objects::{self, EndpointHints, EndpointSlice, HintName};
+
+/// What is known of one endpoint (S-046, S-048, S-049).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EndpointFacts<'a> {
+    /// Ready; absent counts as true.
+    pub is_ready: bool,
+    /// Serving; absent counts as true.
+    pub is_serving: bool,
+    /// Terminating; absent counts as false.
+    pub is_terminating: bool,
+    /// Runs on this node.
+    pub is_local: bool,
+    /// Topology hints.
+    pub hints: Option<&'a EndpointHints>,
+}
+
+/// The endpoints of a service port (S-042).
+pub type Endpoints<'a, A> = BTreeMap<Endpoint<A>, EndpointFacts<'a>>;
+
+/// Who receives traffic (S-060 to S-068).
+#[derive(PartialEq, Eq, Debug)]
+pub struct Sets<A> {
+    /// The Cluster set.
+    pub cluster: Arc<[Endpoint<A>]>,
+    /// The Local set.
+    pub local: Arc<[Endpoint<A>]>,
+    /// Any endpoint, on any node, that could take traffic.
+    pub has_endpoints: bool,
+}
+
+/// Merges the endpoints of one service port out of all slices of its Service.
+pub fn merge<'a, A: IpFamily>(
+    name: &ServicePortName,
+    slices: impl Iterator<Item = &'a EndpointSlice>,
+    node: &NodeFacts,
+    problems: &mut Vec<String>,
+) -> Endpoints<'a, A> {
+    let mut merged = Endpoints::new();
+    for slice in slices.filter(|slice| slice.address_type == A::NAME) {
+        for port in port_numbers(name, slice) {
+            for endpoint in &slice.endpoints {
+                let Some(addr) = address::<A>(endpoint, slice, problems) else {
+                    continue;
+                };
+                add(&mut merged, Endpoint { addr, port }, facts(endpoint, node));
+            }
+        }
+    }
+    merged
+}
+
+/// Every backend that flows may live on: ready or serving (S-124).
+pub fn backends<A: IpFamily>(endpoints: &Endpoints<A>) -> BTreeMap<Endpoint<A>, DesiredBackend> {
+    endpoints
+        .iter()
+        .filter(|(_, facts)| facts.is_ready || facts.is_serving)
+        .map(|(endpoint, facts)| {
+            let state = match (facts.is_ready, facts.is_terminating) {
+                (true, _) => BackendState::Active,
+                (false, true) => BackendState::Terminating,
+                (false, false) => BackendState::Quarantined,
+            };
+            (
+                *endpoint,
+                DesiredBackend {
+                    is_local: facts.is_local,
+                    state,
+                },
+            )
+        })
+        .collect()
+}
+
+/// Decides both sets, each with its own fallback (S-066).
+pub fn sets<A: IpFamily>(endpoints: &Endpoints<A>, node: &NodeFacts) -> Sets<A> {
+    let topology = Topology::of(endpoints, node);
+    let cluster = pick(endpoints, |facts| {
+        facts.is_ready && topology.allows(facts, node)
+    });
+    let cluster = or_terminating(cluster, endpoints, |_| true);
+    let local = pick(endpoints, |facts| facts.is_ready && facts.is_local);
+    let local = or_terminating(local, endpoints, |facts| facts.is_local);
+    let has_endpoints = endpoints
+        .values()
+        .any(|facts| facts.is_ready || facts.is_fallback());
+    // S-073: topology narrows to a non-empty set only.
+    debug_assert_eq!(has_endpoints, !cluster.is_empty());
+    Sets {
+        cluster,
+        local,
+        has_endpoints,
+    }
+}
+
+/// Which hints filter the Cluster set (S-060).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Topology {
+    Any,
+    SameNode,
+    SameZone,
+}
+
+impl Topology {
+    fn of<A: IpFamily>(endpoints: &Endpoints<A>, node: &NodeFacts) -> Self {
+        let ready = || endpoints.values().filter(|facts| facts.is_ready);
+        let decides = |hints: fn(&EndpointHints) -> &[HintName], name: &str| {
+            let of = |facts: &EndpointFacts<'_>| facts.hints.map_or(0, |all| hints(all).len());
+            ready().all(|facts| of(facts) > 0)
+                && ready().any(|facts| facts.hints.is_some_and(|all| has_name(hints(all), name)))
+        };
+        if decides(|hints| &hints.for_nodes, &node.name) {
+            Self::SameNode
+        } else if decides(|hints| &hints.for_zones, &node.zone) {
+            Self::SameZone
+        } else {
+            Self::Any
+        }
+    }
+
+    fn allows(self, facts: &EndpointFacts<'_>, node: &NodeFacts) -> bool {
+        let Some(hints) = facts.hints else {
+            return self == Self::Any;
+        };
+        match self {
+            Self::Any => true,
+            Self::SameNode => has_name(&hints.for_nodes, &node.name),
+            Self::SameZone => has_name(&hints.for_zones, &node.zone),
+        }
+    }
+}
+
+impl EndpointFacts<'_> {
+    /// Takes traffic only when nobody is ready (S-062, S-065).
+    fn is_fallback(&self) -> bool {
+        self.is_serving && self.is_terminating
+    }
+}
+
+/// True if a hint names this node or zone; an unknown one (empty) never matches.
+fn has_name(hints: &[HintName], name: &str) -> bool {
+    !name.is_empty() && hints.iter().any(|hint| hint.name == name)
+}
+
+fn pick<A: IpFamily>(
+    endpoints: &Endpoints<A>,
+    accepts: impl Fn(&EndpointFacts<'_>) -> bool,
+) -> Arc<[Endpoint<A>]> {
+    endpoints
+        .iter()
+        .filter(|(_, facts)| accepts(facts))
+        .map(|(endpoint, _)| *endpoint)
+        .collect()
+}
+
+fn or_terminating<A: IpFamily>(
+    set: Arc<[Endpoint<A>]>,
+    endpoints: &Endpoints<A>,
+    accepts: impl Fn(&EndpointFacts<'_>) -> bool,
+) -> Arc<[Endpoint<A>]> {
+    match set.is_empty() {
+        true => pick(endpoints, |facts| facts.is_fallback() && accepts(facts)),
+        false => set,
+    }
+}
+
+/// The numbers that a slice gives to a service port (S-043).
+fn port_numbers(name: &ServicePortName, slice: &EndpointSlice) -> impl Iterator<Item = u16> {
+    slice
+        .ports
+        .iter()
+        .filter(|port| port.name.as_deref() == Some(&name.port))
+        .filter(|port| protocol_number(port.protocol.as_deref()) == Some(name.protocol))
+        .filter_map(|port| port.port.filter(|number| *number != 0))
+}
+
+/// The only address of an endpoint that is used (S-045), unless no packet may be sent there
+/// (S-050).
+fn address<A: IpFamily>(
+    endpoint: &objects::Endpoint,
+    slice: &EndpointSlice,
+    problems: &mut Vec<String>,
+) -> Option<A> {
+    let text = endpoint.addresses.first()?;
+    let addr = parse_ip(text)
+        .and_then(A::from_ip)
+        .filter(|addr| !addr.is_loopback() && !addr.is_multicast() && *addr != A::UNSPECIFIED);
+    if addr.is_none() {
+        let slice = &slice.metadata.name;
+        problems.push(format!(
+            "EndpointSlice {slice}: {text:?} is no usable {} address",
+            A::NAME
+        ));
+    }
+    addr
+}
+
+fn facts<'a>(endpoint: &'a objects::Endpoint, node: &NodeFacts) -> EndpointFacts<'a> {
+    let conditions = &endpoint.conditions;
+    let is_local = endpoint
+        .node_name
+        .as_deref()
+        .is_some_and(|name| name == node.name);
+    EndpointFacts {
+        is_ready: conditions.ready.unwrap_or(true),
+        is_serving: conditions.serving.unwrap_or(true),
+        is_terminating: conditions.terminating.unwrap_or(false),
+        is_local: is_local && !node.name.is_empty(),
+        hints: endpoint.hints.as_ref(),
+    }
+}
+
+/// Adds an endpoint that may be there already (S-047).
+fn add<'a, A: IpFamily>(
+    merged: &mut Endpoints<'a, A>,
+    endpoint: Endpoint<A>,
+    facts: EndpointFacts<'a>,
+) {
+    let Some(known) = merged.get_mut(&endpoint) else {
+        merged.insert(endpoint, facts);
+        return;
+    };
+    let wins = match (known.is_terminating, facts.is_terminating) {
+        (_, true) => false,
+        (true, false) => true,
+        (false, false) => facts.is_ready && !known.is_ready,
+    };
+    if wins {
+        *known = facts;
+    }
+}

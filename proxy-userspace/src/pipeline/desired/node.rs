@@ -1,0 +1,261 @@
+//! What depends on the node: its facts, NODE_ADDRESSES and CONFIG.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use bytemuck::Zeroable;
+use ipnet::IpNet;
+use proxy_common::config::flags;
+use proxy_common::node::address_flags;
+use proxy_common::{ABI_VERSION, Cidr, Config, DetectLocal, FamilyConfig, SERVICE_CIDRS_MAX};
+
+use crate::family::{IpFamily, config_cidr};
+use crate::ip_text::{parse_cidr, parse_ip};
+use crate::objects::Node;
+use crate::settings::{
+    DetectLocalMode, Masquerade, NodePortAddress, Settings, SocketLb, SocketUdp,
+};
+
+/// The only label that names the zone (section 4 of the rules).
+pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
+/// The own node as decisions need it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct NodeFacts {
+    /// Its name (S-170); empty: unknown.
+    pub name: String,
+    /// Its zone; empty: unknown.
+    pub zone: String,
+    /// Primary address of each family (S-171).
+    pub primaries: Vec<IpAddr>,
+    /// Its `podCIDRs`.
+    pub pod_cidrs: Vec<IpNet>,
+}
+
+/// An address of this node, from netlink.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct LocalAddress {
+    /// The address.
+    pub addr: IpAddr,
+    /// Its interface.
+    pub ifindex: u32,
+    /// Its interface is the loopback interface.
+    pub is_on_loopback: bool,
+}
+
+impl NodeFacts {
+    /// Collects the facts from settings and the own Node, where it is known.
+    pub fn of(settings: &Settings, node: Option<&Node>) -> Self {
+        let zone = node.and_then(|node| node.metadata.labels.get(ZONE_LABEL));
+        let pod_cidrs = node.map_or(&[][..], |node| &node.spec.pod_cidrs);
+        Self {
+            name: settings.node_name.trim().to_lowercase(),
+            zone: zone.cloned().unwrap_or_default(),
+            primaries: primaries(settings, node),
+            pod_cidrs: pod_cidrs
+                .iter()
+                .filter_map(|text| parse_cidr(text))
+                .collect(),
+        }
+    }
+
+    /// The primary address of one family.
+    pub fn primary<A: IpFamily>(&self) -> Option<A> {
+        self.primaries.iter().copied().find_map(A::from_ip)
+    }
+}
+
+/// InternalIPs, then ExternalIPs; the first of each family counts (S-171).
+fn primaries(settings: &Settings, node: Option<&Node>) -> Vec<IpAddr> {
+    let addresses = node.map_or(&[][..], |node| &node.status.addresses);
+    let of_type = |type_: &'static str| {
+        let matching = addresses
+            .iter()
+            .filter(move |address| address.type_ == type_);
+        matching.filter_map(|address| parse_ip(&address.address))
+    };
+    let bind = settings.bind_address.filter(|addr| !addr.is_unspecified());
+    let mut primaries: Vec<IpAddr> = Vec::new();
+    for addr in bind
+        .into_iter()
+        .chain(of_type("InternalIP"))
+        .chain(of_type("ExternalIP"))
+    {
+        if primaries
+            .iter()
+            .all(|known| known.is_ipv4() != addr.is_ipv4())
+        {
+            primaries.push(addr);
+        }
+    }
+    primaries.retain(|addr| !addr.is_loopback());
+    primaries
+}
+
+/// NODE_ADDRESSES of one family: every own address, and which of them serve NodePorts (S-118 to
+/// S-119b).
+pub fn addresses<A: IpFamily>(
+    settings: &Settings,
+    node: &NodeFacts,
+    local: &[LocalAddress],
+) -> BTreeMap<A, u32> {
+    let accepted = Accepted::of::<A>(settings, node);
+    let mut addresses = BTreeMap::new();
+    for address in local {
+        let Some(addr) = A::from_ip(address.addr) else {
+            continue;
+        };
+        let node_port = match accepted.contains(address) {
+            true => address_flags::NODE_PORT,
+            false => 0,
+        };
+        *addresses.entry(addr).or_default() |= address_flags::OWN | node_port;
+    }
+    addresses
+}
+
+/// Which local addresses serve NodePorts.
+enum Accepted {
+    /// All but loopback.
+    All,
+    /// Those of real interfaces: nobody said which are primary.
+    Interfaces,
+    /// Those inside.
+    Nets(Vec<IpNet>),
+}
+
+impl Accepted {
+    fn of<A: IpFamily>(settings: &Settings, node: &NodeFacts) -> Self {
+        let entries = match settings.node_port_addresses.as_slice() {
+            [] => &[NodePortAddress::Primary],
+            entries => entries,
+        };
+        let wants_primary = entries.contains(&NodePortAddress::Primary);
+        if wants_primary && node.primaries.is_empty() {
+            return Self::Interfaces;
+        }
+        let mut nets = Vec::new();
+        for entry in entries {
+            match entry {
+                NodePortAddress::Primary => {
+                    nets.extend(node.primary::<A>().map(|addr| IpNet::from(addr.to_ip())));
+                }
+                NodePortAddress::Localhost => {
+                    nets.extend(loopback_nets().into_iter().filter(is_of_family::<A>));
+                }
+                NodePortAddress::All => return Self::All,
+                NodePortAddress::Cidr(net) => nets.extend(Some(*net).filter(is_of_family::<A>)),
+            }
+        }
+        // S-119a: a family that nothing is said about accepts everything.
+        if nets.is_empty() || nets.iter().any(|net| net.prefix_len() == 0) {
+            return Self::All;
+        }
+        Self::Nets(nets)
+    }
+
+    fn contains(&self, address: &LocalAddress) -> bool {
+        if address.addr.is_loopback() {
+            return false;
+        }
+        match self {
+            Self::All => true,
+            Self::Interfaces => !address.is_on_loopback && !is_link_local(address.addr),
+            Self::Nets(nets) => nets.iter().any(|net| net.contains(&address.addr)),
+        }
+    }
+}
+
+fn is_of_family<A: IpFamily>(net: &IpNet) -> bool {
+    A::from_ip(net.network()).is_some()
+}
+
+fn is_link_local(addr: IpAddr) -> bool {
+    match addr {
+        IpAddr::V4(addr) => addr.is_link_local(),
+        IpAddr::V6(addr) => addr.is_unicast_link_local(),
+    }
+}
+
+/// What `localhost` stands for (S-118).
+fn loopback_nets() -> [IpNet; 2] {
+    let v4 = IpAddr::from(std::net::Ipv4Addr::LOCALHOST);
+    let v6 = IpAddr::from(std::net::Ipv6Addr::LOCALHOST);
+    let v4 = IpNet::new(v4, 8)
+        .expect("8 is a prefix length of IPv4")
+        .trunc();
+    [v4, IpNet::from(v6)]
+}
+
+/// The value of CONFIG.
+pub fn config(settings: &Settings, node: &NodeFacts, service_cidrs: &[IpNet]) -> Config {
+    let detect_local = match settings.detect_local {
+        DetectLocalMode::None => DetectLocal::None,
+        DetectLocalMode::ClusterCidr | DetectLocalMode::NodeCidr => DetectLocal::Cidr,
+        DetectLocalMode::BridgeInterface(_) | DetectLocalMode::InterfaceNamePrefix(_) => {
+            DetectLocal::Interface
+        }
+    };
+    let pods = match settings.detect_local {
+        DetectLocalMode::ClusterCidr => settings.cluster_cidrs.as_slice(),
+        DetectLocalMode::NodeCidr => &node.pod_cidrs,
+        _ => &[],
+    };
+    Config {
+        host_netns_cookie: settings.host_netns_cookie,
+        abi_version: ABI_VERSION,
+        hz: settings.hz,
+        flags: config_flags(settings),
+        redirect_mark: settings.redirect_mark,
+        snat_ports: settings.snat_ports,
+        detect_local: detect_local as u32,
+        timeouts: settings.timeouts,
+        v4: family_config(pods, service_cidrs),
+        v6: family_config(pods, service_cidrs),
+    }
+}
+
+fn family_config<A: IpFamily>(pods: &[IpNet], service_cidrs: &[IpNet]) -> FamilyConfig<A> {
+    let mut cidrs: [Cidr<A>; SERVICE_CIDRS_MAX] = Zeroable::zeroed();
+    let of_family = service_cidrs.iter().filter(|net| is_of_family::<A>(net));
+    for (cidr, net) in cidrs.iter_mut().zip(of_family) {
+        *cidr = config_cidr(Some(net));
+    }
+    let pods = config_cidr(pods.iter().find(|net| is_of_family::<A>(net)));
+    FamilyConfig {
+        pods,
+        service_cidrs: cidrs,
+    }
+}
+
+fn config_flags(settings: &Settings) -> u32 {
+    let has_loopback = settings
+        .node_port_addresses
+        .iter()
+        .any(|entry| match entry {
+            NodePortAddress::Localhost => true,
+            // S-119d: only an entry that is loopback itself; `all` never means it.
+            NodePortAddress::Cidr(net) => net.prefix_len() != 0 && net.network().is_loopback(),
+            NodePortAddress::Primary | NodePortAddress::All => false,
+        });
+    [
+        (
+            settings.masquerade == Masquerade::Always,
+            flags::MASQUERADE_ALWAYS,
+        ),
+        (settings.masquerade_all, flags::MASQUERADE_ALL),
+        (
+            settings.socket_udp == SocketUdp::Connected,
+            flags::SOCKET_UDP_CONNECTED,
+        ),
+        (
+            settings.socket_lb == SocketLb::Host,
+            flags::SOCKET_HOST_ONLY,
+        ),
+        (has_loopback, flags::LOOPBACK_NODE_PORTS),
+        (settings.keep_unallocated, flags::KEEP_UNALLOCATED),
+    ]
+    .into_iter()
+    .filter(|(is_set, _)| *is_set)
+    .fold(0, |all, (_, flag)| all | flag)
+}

@@ -1,0 +1,464 @@
+//! The stages behind the watch, called in order. No I/O but the writes to the given maps; time is
+//! an argument.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use proxy_common::node::cluster_ip;
+use proxy_common::{Addr4, Addr6, Config};
+
+use crate::family::{IpFamily, Prefix};
+use crate::ip_text::parse_cidr;
+use crate::maps::{Capacity, FamilyMaps, MapError, Maps};
+use crate::objects::{Kind, ObjectEvent, ObjectName};
+use crate::pipeline::actual::{ActualState, SharedState};
+use crate::pipeline::apply::{Obstacle, Outcome, apply};
+use crate::pipeline::desired::node::{self, LocalAddress, NodeFacts};
+use crate::pipeline::desired::service::{self, Context};
+use crate::pipeline::desired::{DesiredState, ServicePortName, TouchedPorts};
+use crate::pipeline::diff::diff;
+use crate::pipeline::store::Store;
+use crate::restore;
+use crate::settings::Settings;
+
+/// First wait before a failed write is tried again by itself; doubles up to [`RETRY_MAX`].
+const RETRY_MIN: Duration = Duration::from_millis(100);
+
+/// Longest wait between two tries (S-010); also between tries of what found no room.
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// Keeps the maps in step with the objects.
+#[derive(Debug)]
+pub struct Reconciler {
+    pub(super) settings: Settings,
+    pub(super) store: Store,
+    pub(super) node: NodeFacts,
+    local_addresses: Vec<LocalAddress>,
+    is_node_touched: bool,
+    service_cidrs: BTreeMap<ObjectName, Vec<IpNet>>,
+    pub(super) shared: SharedState,
+    pub(super) v4: Family<Addr4>,
+    pub(super) v6: Family<Addr6>,
+    /// Entries that had to be left out, by Service.
+    pub(super) problems: BTreeMap<ObjectName, Vec<String>>,
+    has_pruned: bool,
+    retry: Retry,
+}
+
+/// One address family: its own state, its own failures (S-011).
+#[derive(Debug)]
+pub(super) struct Family<A: IpFamily> {
+    pub(super) desired: DesiredState<A>,
+    pub(super) actual: ActualState<A>,
+    pending: TouchedPorts<A>,
+    pub(super) obstacles: BTreeMap<Arc<ServicePortName>, Obstacle>,
+}
+
+/// When to try again without being asked.
+#[derive(Debug, Default)]
+struct Retry {
+    at: Option<Instant>,
+    wait: Duration,
+}
+
+/// What one reconcile did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Report {
+    /// Successful writes.
+    pub writes: u64,
+    /// Writes that failed; they are tried again.
+    pub failed: u64,
+    /// Service ports, prefixes and addresses that found no room in a map.
+    pub full: u64,
+    /// Service ports, prefixes and addresses that are not as they should be.
+    pub pending: u64,
+}
+
+impl Reconciler {
+    /// Starts with empty maps.
+    pub fn new(settings: Settings, capacity: Capacity) -> Self {
+        let shared = SharedState::new(capacity);
+        let (v4, v6) = (ActualState::new(capacity), ActualState::new(capacity));
+        Self::with_state(settings, shared, v4, v6)
+    }
+
+    /// Starts with what the maps hold (S-178). Nothing is written before both lists are complete,
+    /// but for CONFIG and NODE_ADDRESSES.
+    pub fn restore(settings: Settings, maps: &impl Maps) -> Self {
+        let mut shared = restore::shared(maps);
+        let v4 = restore::family(maps, &mut shared);
+        let v6 = restore::family(maps, &mut shared);
+        Self::with_state(settings, shared, v4, v6)
+    }
+
+    fn with_state(
+        settings: Settings,
+        shared: SharedState,
+        v4: ActualState<Addr4>,
+        v6: ActualState<Addr6>,
+    ) -> Self {
+        Self {
+            node: NodeFacts::of(&settings, None),
+            settings,
+            store: Store::default(),
+            local_addresses: Vec::new(),
+            is_node_touched: true,
+            service_cidrs: BTreeMap::new(),
+            shared,
+            v4: Family::new(v4),
+            v6: Family::new(v6),
+            problems: BTreeMap::new(),
+            has_pruned: false,
+            retry: Retry::default(),
+        }
+    }
+
+    /// Takes in what a source tells.
+    pub fn handle(&mut self, event: ObjectEvent) {
+        self.store.handle(event);
+    }
+
+    /// Takes in the addresses of this node, all of them.
+    pub fn set_local_addresses(&mut self, mut addresses: Vec<LocalAddress>) {
+        addresses.sort();
+        self.is_node_touched |= self.local_addresses != addresses;
+        self.local_addresses = addresses;
+    }
+
+    /// Replaces the settings.
+    pub fn set_settings(&mut self, settings: Settings) {
+        if self.settings != settings {
+            self.settings = settings;
+            self.is_node_touched = true;
+            self.store.touch_all();
+        }
+    }
+
+    /// True when Services and EndpointSlices were listed completely (S-007).
+    pub fn is_synced(&self) -> bool {
+        self.store.is_synced()
+    }
+
+    /// Brings the maps in step with the objects. Nothing changed: nothing is written.
+    pub fn reconcile<M: Maps>(&mut self, maps: &mut M, now: Instant) -> Report {
+        self.shared.regions.wake(now);
+        self.v4.actual.wake(now);
+        self.v6.actual.wake(now);
+        let touched = self.store.take_touched();
+        self.update_node(touched.node);
+        self.update_service_cidrs(touched.service_cidrs);
+        let mut services = touched.services;
+        if self.store.is_synced() {
+            services.extend(self.store.take_touched().services);
+            self.update_services(services);
+        } else {
+            self.store.touch(services);
+        }
+        let mut report = Report::default();
+        self.write_node(maps, &mut report);
+        if self.store.is_synced() {
+            self.prepare_pruning();
+            report.add(self.v4.reconcile(maps, &mut self.shared, now));
+            report.add(self.v6.reconcile(maps, &mut self.shared, now));
+        }
+        self.retry.plan(&report, now);
+        report
+    }
+
+    /// When [`Reconciler::reconcile`] should be called even if nothing happens: something that
+    /// failed is due, or something that waits for room may find it.
+    pub fn next_wakeup(&self) -> Option<Instant> {
+        let retry = self.retry.at?;
+        let resting = [
+            self.shared.regions.next_wake(),
+            self.v4.actual.frontend_ids.next_wake(),
+            self.v4.actual.backend_ids.next_wake(),
+            self.v6.actual.frontend_ids.next_wake(),
+            self.v6.actual.backend_ids.next_wake(),
+        ];
+        resting.into_iter().flatten().chain([retry]).min()
+    }
+
+    /// Facts of the node; where they change, every Service is computed anew (S-070, S-174).
+    fn update_node(&mut self, is_touched: bool) {
+        if !is_touched && !self.is_node_touched {
+            return;
+        }
+        self.is_node_touched = true;
+        let node = NodeFacts::of(&self.settings, self.store.node());
+        if node != self.node {
+            self.node = node;
+            self.store.touch_all();
+        }
+    }
+
+    fn update_services(&mut self, touched: BTreeSet<ObjectName>) {
+        let context = Context {
+            settings: &self.settings,
+            node: &self.node,
+        };
+        for name in touched {
+            let mut problems = Vec::new();
+            let service = self.store.service(&name);
+            let slices = self.store.slices(&name);
+            let v4 = service
+                .and_then(|found| service::desired(found, slices.clone(), context, &mut problems));
+            let v6 =
+                service.and_then(|found| service::desired(found, slices, context, &mut problems));
+            self.v4
+                .desired
+                .update_service(&name, v4, &mut self.v4.pending);
+            self.v6
+                .desired
+                .update_service(&name, v6, &mut self.v6.pending);
+            problems.sort();
+            problems.dedup();
+            note_problems(&mut self.problems, name, problems);
+        }
+    }
+
+    /// ServiceCIDRs, each counted for every object that lists it (S-079).
+    fn update_service_cidrs(&mut self, is_touched: bool) {
+        if !is_touched {
+            return;
+        }
+        self.is_node_touched = true;
+        let parse =
+            |texts: &Vec<String>| texts.iter().filter_map(|text| parse_cidr(text)).collect();
+        let cidrs: BTreeMap<ObjectName, Vec<IpNet>> = self
+            .store
+            .service_cidrs()
+            .iter()
+            .map(|(name, texts)| (name.clone(), parse(texts)))
+            .collect();
+        for net in cidrs.values().flatten() {
+            self.v4.add_service_cidr(net);
+            self.v6.add_service_cidr(net);
+        }
+        for net in self.service_cidrs.values().flatten() {
+            self.v4.remove_service_cidr(net);
+            self.v6.remove_service_cidr(net);
+        }
+        self.service_cidrs = cidrs;
+        if self.store.is_listed(Kind::ServiceCidr) {
+            self.v4.touch_unallocated();
+            self.v6.touch_unallocated();
+        }
+    }
+
+    /// Before the first write behind the barrier, what was restored is compared as a whole.
+    fn prepare_pruning(&mut self) {
+        if !std::mem::replace(&mut self.has_pruned, true) {
+            self.v4.touch_restored();
+            self.v6.touch_restored();
+        }
+    }
+
+    /// CONFIG and NODE_ADDRESSES: as soon as the Node is known, or known to be missing.
+    fn write_node<M: Maps>(&mut self, maps: &mut M, report: &mut Report) {
+        let is_settled = self.store.is_synced() || self.store.is_listed(Kind::Node);
+        if !self.is_node_touched || !is_settled {
+            return;
+        }
+        let before = report.failed + report.full;
+        let config = self.config();
+        if self.shared.config != Some(config) {
+            match maps.write_config(&config) {
+                Ok(()) => {
+                    report.writes += 1;
+                    self.shared.config = Some(config);
+                }
+                Err(error) => report.fail(&error),
+            }
+        }
+        let (settings, node, local) = (&self.settings, &self.node, &self.local_addresses);
+        write_addresses(
+            node::addresses(settings, node, local),
+            maps,
+            &mut self.v4.actual,
+            report,
+        );
+        write_addresses(
+            node::addresses(settings, node, local),
+            maps,
+            &mut self.v6.actual,
+            report,
+        );
+        self.is_node_touched = report.failed + report.full > before;
+    }
+
+    /// CONFIG as it should be; restored ServiceCIDRs stay until they are listed.
+    fn config(&self) -> Config {
+        let mut nets: Vec<IpNet> = self.service_cidrs.values().flatten().copied().collect();
+        nets.sort();
+        nets.dedup();
+        let mut config = node::config(&self.settings, &self.node, &nets);
+        if let Some(known) = &self.shared.config
+            && !self.store.is_listed(Kind::ServiceCidr)
+        {
+            config.v4.service_cidrs = known.v4.service_cidrs;
+            config.v6.service_cidrs = known.v6.service_cidrs;
+        }
+        config
+    }
+}
+
+impl<A: IpFamily> Family<A> {
+    fn new(actual: ActualState<A>) -> Self {
+        Self {
+            desired: DesiredState::default(),
+            actual,
+            pending: TouchedPorts::default(),
+            obstacles: BTreeMap::new(),
+        }
+    }
+
+    fn reconcile<M: Maps + FamilyMaps<A>>(
+        &mut self,
+        maps: &mut M,
+        shared: &mut SharedState,
+        now: Instant,
+    ) -> Outcome<A> {
+        let touched = std::mem::take(&mut self.pending);
+        let plan = diff(&touched, &self.desired, &self.actual, &shared.port_filter);
+        let outcome = apply(plan, maps, &mut self.actual, shared, now);
+        self.pending = outcome.pending();
+        for name in &touched.ports {
+            self.obstacles.remove(name);
+        }
+        for (name, obstacle) in &outcome.obstacles {
+            if let Obstacle::Full(text) = obstacle {
+                tracing::warn!(service_port = %name, error = text, "service port does not fit");
+            }
+            self.obstacles.insert(name.clone(), obstacle.clone());
+        }
+        outcome
+    }
+
+    fn touch_restored(&mut self) {
+        restore::adopt(&self.desired, &mut self.actual);
+        self.pending.ports.extend(self.actual.ports.keys().cloned());
+        self.pending
+            .ports
+            .extend(self.desired.ports().keys().cloned());
+        let active = self
+            .actual
+            .prefixes
+            .iter()
+            .filter(|(_, value)| **value == cluster_ip::ACTIVE);
+        self.pending
+            .prefixes
+            .extend(active.map(|(prefix, _)| *prefix));
+        self.pending.prefixes.extend(self.desired.prefixes());
+    }
+
+    /// UNALLOCATED entries may go only when the ServiceCIDRs are listed.
+    fn touch_unallocated(&mut self) {
+        let all = self.actual.prefixes.iter();
+        let unallocated = all.filter(|(_, value)| **value == cluster_ip::UNALLOCATED);
+        self.pending
+            .prefixes
+            .extend(unallocated.map(|(prefix, _)| *prefix));
+    }
+
+    fn add_service_cidr(&mut self, net: &IpNet) {
+        if let Some(prefix) = Prefix::from_net(net) {
+            self.desired.add_service_cidr(prefix, &mut self.pending);
+        }
+    }
+
+    fn remove_service_cidr(&mut self, net: &IpNet) {
+        if let Some(prefix) = Prefix::from_net(net) {
+            self.desired.remove_service_cidr(prefix, &mut self.pending);
+        }
+    }
+}
+
+impl Retry {
+    fn plan(&mut self, report: &Report, now: Instant) {
+        if report.pending == 0 {
+            *self = Self::default();
+            return;
+        }
+        self.wait = match report.failed {
+            0 => RETRY_MAX,
+            _ => (self.wait * 2).clamp(RETRY_MIN, RETRY_MAX),
+        };
+        self.at = Some(now + self.wait);
+    }
+}
+
+impl Report {
+    fn fail(&mut self, error: &MapError) {
+        tracing::warn!(%error, "write failed");
+        self.pending += 1;
+        match error {
+            MapError::Full { .. } => self.full += 1,
+            MapError::Write { .. } => self.failed += 1,
+        }
+    }
+
+    fn add<A>(&mut self, outcome: Outcome<A>) {
+        self.writes += outcome.writes;
+        self.failed += outcome.failed;
+        let obstacles = outcome.obstacles.values().chain(outcome.prefixes.values());
+        for obstacle in obstacles {
+            self.pending += 1;
+            self.full += u64::from(matches!(obstacle, Obstacle::Full(_)));
+        }
+    }
+}
+
+/// Writes the difference in NODE_ADDRESSES, additions first.
+fn write_addresses<A: IpFamily, M: FamilyMaps<A>>(
+    desired: BTreeMap<A, u32>,
+    maps: &mut M,
+    actual: &mut ActualState<A>,
+    report: &mut Report,
+) {
+    for (addr, flags) in &desired {
+        if actual.node_addresses.get(addr) == Some(flags) {
+            continue;
+        }
+        match maps.insert_node_address(addr, *flags) {
+            Ok(()) => {
+                report.writes += 1;
+                actual.node_addresses.insert(*addr, *flags);
+            }
+            Err(error) => report.fail(&error),
+        }
+    }
+    let gone: Vec<A> = actual
+        .node_addresses
+        .keys()
+        .filter(|addr| !desired.contains_key(addr))
+        .copied()
+        .collect();
+    for addr in gone {
+        match maps.remove_node_address(&addr) {
+            Ok(()) => {
+                report.writes += 1;
+                actual.node_addresses.remove(&addr);
+            }
+            Err(error) => report.fail(&error),
+        }
+    }
+}
+
+fn note_problems(
+    all: &mut BTreeMap<ObjectName, Vec<String>>,
+    name: ObjectName,
+    problems: Vec<String>,
+) {
+    if problems.is_empty() {
+        all.remove(&name);
+        return;
+    }
+    for problem in &problems {
+        let (namespace, service) = (&name.namespace, &name.name);
+        tracing::warn!(namespace, service, problem, "entry left out");
+    }
+    all.insert(name, problems);
+}
