@@ -316,6 +316,11 @@ pub enum ObjectEvent {
     Deleted(Kind, ObjectName),
     /// The list that `Restarted` began is complete.
     Listed(Kind),
+    /// A file is read again, or is gone: what was `Rejected` in it holds only if it is said again.
+    Reread {
+        /// The file.
+        place: String,
+    },
     /// An object could not be decoded: `place` says file, line and field, or the API path. What was
     /// known of it stays as it is, and everything else goes on.
     Rejected {

@@ -79,6 +79,7 @@ impl Seen {
                 }
                 self.listed.push(kind);
             }
+            ObjectEvent::Reread { .. } => {}
             ObjectEvent::Rejected { place, error, .. } => {
                 self.rejected.push(format!("{place}: {error}"));
             }

@@ -67,6 +67,10 @@ impl Store {
             ObjectEvent::Applied(object) => self.apply(object),
             ObjectEvent::Deleted(kind, name) => self.delete(kind, &name),
             ObjectEvent::Listed(kind) => self.finish_list(kind),
+            ObjectEvent::Reread { place } => self.rejections.retain(|at, _| {
+                at.strip_prefix(&place)
+                    .is_none_or(|rest| !rest.is_empty() && !rest.starts_with(':'))
+            }),
             ObjectEvent::Rejected {
                 object,
                 place,
@@ -271,7 +275,6 @@ impl Store {
                 if let Some(relist) = self.relists.get_mut(kind) {
                     relist.seen.insert(name.clone());
                 }
-                self.forget_rejections(*kind, &name.clone());
             }
             None => self
                 .relists
@@ -323,4 +326,32 @@ fn is_node_changed(known: &Node, node: &Node) -> bool {
         || known.status != node.status
         || known.metadata.name != node.metadata.name
         || known.metadata.labels != node.metadata.labels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_read_again_loses_its_rejections_and_no_others() {
+        let mut store = Store::default();
+        for place in [
+            "a.yaml:3",
+            "a.yaml:7",
+            "a.yaml",
+            "a.yaml2:3",
+            "services n/web",
+        ] {
+            store.handle(ObjectEvent::Rejected {
+                object: None,
+                place: place.to_owned(),
+                error: "wrong".to_owned(),
+            });
+        }
+        store.handle(ObjectEvent::Reread {
+            place: "a.yaml".to_owned(),
+        });
+        let left: Vec<_> = store.rejections().map(|it| it.place.as_str()).collect();
+        assert_eq!(left, ["a.yaml2:3", "services n/web"]);
+    }
 }

@@ -1,7 +1,7 @@
 //! Follows the manifest files with inotify.
 //!
 //! Latency counts (a backend taken out should lose its traffic at once), so a completed write or a
-//! rename is acted on immediately; only what may be half done waits (`manifests::SETTLE`).
+//! rename is acted on immediately; only what may be half done waits (`files::SETTLE`).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,7 +14,8 @@ use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind, RenameMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc::Sender;
 
-use super::manifests::{Manifests, SETTLE};
+use super::files::SETTLE;
+use super::manifests::Manifests;
 use super::{Selection, WatchError};
 use crate::objects::ObjectEvent;
 

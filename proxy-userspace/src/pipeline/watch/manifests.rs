@@ -6,18 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Instant;
 
 use super::decode::{self, Content, Rejection};
+use super::files::{self, Fingerprint, SETTLE, unreadable, unsettled};
 use super::{KINDS, Selection, hidden};
 use crate::objects::{Kind, Object, ObjectEvent, ObjectName};
-
-/// How long a file may be absent, or unfinished, before that counts: editors move a file away and
-/// write it again, which must not take a Service down in between.
-pub const SETTLE: Duration = Duration::from_millis(50);
 
 /// All files below the given paths, as they were last read.
 #[derive(Debug)]
@@ -45,6 +41,7 @@ struct File {
     /// `None` where it could not be read: tried again at every look.
     fingerprint: Option<Fingerprint>,
     entries: Vec<Entry>,
+    has_rejected: bool,
     missing_since: Option<Instant>,
 }
 
@@ -60,14 +57,6 @@ struct Known {
     object: Arc<Object>,
     file: PathBuf,
     is_visible: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Fingerprint {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: Option<SystemTime>,
 }
 
 impl Manifests {
@@ -129,6 +118,9 @@ impl Manifests {
                 return true;
             }
             touched.insert(path.clone());
+            if file.has_rejected {
+                rejected.push(reread(path));
+            }
             false
         });
         if !touched.is_empty() {
@@ -143,7 +135,7 @@ impl Manifests {
         let mut found = BTreeMap::new();
         for root in &self.roots {
             match fs::metadata(root) {
-                Ok(metadata) if metadata.is_dir() => walk(root, &mut found, rejected),
+                Ok(metadata) if metadata.is_dir() => files::walk(root, &mut found, rejected),
                 Ok(metadata) => {
                     found.insert(root.clone(), metadata);
                 }
@@ -156,12 +148,16 @@ impl Manifests {
 
     fn read(&mut self, path: &Path, metadata: &Metadata, rejected: &mut Vec<ObjectEvent>) {
         let file = self.files.entry(path.to_owned()).or_default();
+        if std::mem::take(&mut file.has_rejected) {
+            rejected.push(reread(path));
+        }
         let text = match fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) => {
                 let is_text_error = error.kind() == io::ErrorKind::InvalidData;
                 let seen = Some(Fingerprint::of(metadata));
                 file.fingerprint = if is_text_error { seen } else { None };
+                file.has_rejected = true;
                 rejected.push(unreadable(path, &error));
                 return;
             }
@@ -172,6 +168,7 @@ impl Manifests {
             tracing::info!(file = %path.display(), line, kind, "kind is not read: skipped");
         }
         file.take(&content);
+        file.has_rejected = !content.rejected.is_empty();
         rejected.extend(
             content
                 .rejected
@@ -235,7 +232,13 @@ impl Manifests {
                 is_visible,
             };
             let before = self.known.insert(key.clone(), known);
-            events.extend(change(key, before.as_ref(), &entry.object, is_visible));
+            let was_disputed = self.duplicates.iter().any(|(disputed, _)| disputed == key);
+            let is_settled = was_disputed && claims.len() == 1;
+            let change = change(key, before.as_ref(), &entry.object, is_visible);
+            // Told once more, so that the complaint about its duplicate is forgotten.
+            let again = is_settled && is_visible && change.is_none();
+            events.extend(change);
+            events.extend(again.then(|| ObjectEvent::Applied((*entry.object).clone())));
         }
         self.duplicates = duplicates;
         // Make before break: an endpoint that moves between slices is never without one.
@@ -294,57 +297,6 @@ impl File {
     }
 }
 
-impl Fingerprint {
-    fn of(metadata: &Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.size(),
-            modified: metadata.modified().ok(),
-        }
-    }
-}
-
-/// Time until a file counts as complete, where it was changed a moment ago.
-fn unsettled(metadata: &Metadata) -> Option<Duration> {
-    let age = metadata.modified().ok()?.elapsed().ok()?;
-    SETTLE.checked_sub(age).filter(|rest| !rest.is_zero())
-}
-
-/// Collects the manifest files below a folder. Hidden names are left out: a mounted ConfigMap keeps
-/// its versions in hidden folders and links the files from the visible place.
-fn walk(folder: &Path, found: &mut BTreeMap<PathBuf, Metadata>, rejected: &mut Vec<ObjectEvent>) {
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-        Err(error) => return rejected.push(unreadable(folder, &error)),
-    };
-    for entry in entries.flatten() {
-        let path = entry.path();
-        let is_hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
-        let is_folder = entry.file_type().is_ok_and(|it| it.is_dir());
-        if is_hidden {
-            continue;
-        }
-        if is_folder {
-            walk(&path, found, rejected);
-        } else if is_manifest(&path) {
-            // A link may lead nowhere for a moment: absent, like any other file.
-            if let Some(metadata) = fs::metadata(&path).ok().filter(Metadata::is_file) {
-                found.insert(path, metadata);
-            }
-        }
-    }
-}
-
-fn is_manifest(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| {
-        ["yaml", "yml", "json"]
-            .iter()
-            .any(|known| extension.eq_ignore_ascii_case(known))
-    })
-}
-
 fn change(
     key: &Key,
     before: Option<&Known>,
@@ -359,6 +311,12 @@ fn change(
         (_, true) => Some(ObjectEvent::Applied((**object).clone())),
         (true, false) => Some(ObjectEvent::Deleted(key.0, key.1.clone())),
         (false, false) => None,
+    }
+}
+
+fn reread(path: &Path) -> ObjectEvent {
+    ObjectEvent::Reread {
+        place: path.display().to_string(),
     }
 }
 
@@ -381,14 +339,6 @@ fn duplicate_event(path: &Path, entry: &Entry, first: &Path, winner: &Entry) -> 
             error,
         },
     )
-}
-
-fn unreadable(path: &Path, error: &io::Error) -> ObjectEvent {
-    ObjectEvent::Rejected {
-        object: None,
-        place: path.display().to_string(),
-        error: format!("cannot be read: {error}"),
-    }
 }
 
 #[cfg(test)]

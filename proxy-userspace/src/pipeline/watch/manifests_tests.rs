@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::symlink;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -28,6 +29,7 @@ fn short(event: &ObjectEvent) -> String {
         }
         ObjectEvent::Applied(object) => format!("+{}", object.metadata().name),
         ObjectEvent::Deleted(_, name) => format!("-{}", name.name),
+        ObjectEvent::Reread { place } => format!("?{place}"),
         ObjectEvent::Rejected { place, error, .. } => format!("!{place}: {error}"),
     }
 }
@@ -135,7 +137,10 @@ fn syntax_error_keeps_what_was_known_of_the_file() {
     assert_eq!(events.len(), 2, "{events:?}");
     assert_eq!(events[0], "+a:10");
     assert!(events[1].starts_with("!f.yaml:12: syntax: "), "{events:?}");
-    assert_eq!(folder.written("f.yaml", &service("a", 10)), ["-b"]);
+    assert_eq!(
+        folder.written("f.yaml", &service("a", 10)),
+        ["-b", "?f.yaml"]
+    );
 }
 
 #[test]
@@ -148,7 +153,10 @@ fn rejected_object_stays_as_it_was_and_its_neighbours_follow() {
         events[2].starts_with("!f.yaml:9: spec.ports[0].port: "),
         "{events:?}"
     );
-    assert_eq!(folder.written("f.yaml", &service("a", 5)), ["+a:5", "-c"]);
+    assert_eq!(
+        folder.written("f.yaml", &service("a", 5)),
+        ["+a:5", "-c", "?f.yaml"]
+    );
 }
 
 #[test]
@@ -159,6 +167,8 @@ fn duplicate_is_rejected_in_its_second_place() {
         events,
         ["+a:1".to_owned(), format!("!a.yaml:11: {error}:2 already")]
     );
+    // Told again although it is the same: what was said of its duplicate is over.
+    assert_eq!(folder.written("a.yaml", &service("a", 1)), ["+a:1"]);
     // The file that had it first keeps it, whatever the names of the files.
     assert_eq!(folder.written("a.yaml", &service("a", 1)), [""; 0]);
     assert_eq!(

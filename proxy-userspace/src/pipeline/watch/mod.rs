@@ -8,6 +8,7 @@
 
 pub mod check;
 pub mod decode;
+mod files;
 pub mod follow;
 mod kube;
 pub mod located;
