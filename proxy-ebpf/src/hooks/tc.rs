@@ -328,25 +328,30 @@ fn act(skb: *mut __sk_buff, hook: Hook, l3: usize, verdict: Verdict) -> i32 {
                 bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32
             }
         }
-        Verdict::Deliver(ifindex) => deliver(skb, ifindex),
+        Verdict::Deliver(ifindex) => deliver(skb, ifindex, l3),
     }
 }
 
 /// Into the ingress of `ifindex`, addressed to its MAC: else the stack takes the packet for
 /// somebody else's.
 #[inline(always)]
-fn deliver(skb: *mut __sk_buff, ifindex: u32) -> i32 {
+fn deliver(skb: *mut __sk_buff, ifindex: u32, l3: usize) -> i32 {
     set_redirected(skb);
     let Some(interface) = Tables::<V4>::interface(&Maps, ifindex) else {
         return TC_ACT_SHOT as i32;
     };
-    // SAFETY: the context is the program's; bounds are checked before the write.
+    // SAFETY: the context is the program's; bounds are checked before the writes.
     unsafe {
+        if l3 == 0 && bpf_skb_change_head(skb, ethernet::LEN as u32, 0) != 0 {
+            return TC_ACT_SHOT as i32;
+        }
+        let ethertype = (*skb).protocol as u16;
         let (data, end) = ((*skb).data as usize, (*skb).data_end as usize);
         if data + ethernet::LEN > end {
             return TC_ACT_SHOT as i32;
         }
         ((data + ethernet::DST) as *mut [u8; 6]).write_unaligned(interface.mac);
+        ((data + ethernet::ETHERTYPE) as *mut u16).write_unaligned(ethertype);
         bpf_redirect(ifindex, BPF_F_INGRESS as u64) as i32
     }
 }
