@@ -3,9 +3,11 @@
 pub mod cli;
 pub mod config;
 pub mod datapath;
+pub mod fake_maps;
 pub mod family;
 pub mod ids;
 pub mod ip_text;
+pub mod map_dump;
 pub mod maps;
 pub mod objects;
 pub mod pipeline;
