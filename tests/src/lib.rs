@@ -10,5 +10,6 @@ pub mod lab;
 pub mod manifests;
 pub mod net;
 pub mod rig;
+pub mod scenarios;
 pub mod topology;
 pub mod traffic;
