@@ -340,3 +340,26 @@ fn conntrack_limits_size_the_flow_tables() {
     assert_eq!(options("", &file).unwrap().max_flows, 131_072);
     assert_eq!(options("--max-flows 4096", &file).unwrap().max_flows, 4096);
 }
+
+#[test]
+fn documented_file_is_accepted() {
+    let docs = include_str!("../../../docs/configuration.md");
+    let example = docs
+        .split("```yaml")
+        .nth(1)
+        .and_then(|rest| rest.split("```").next())
+        .unwrap();
+    let options = options("", example).unwrap();
+    assert_eq!(options.warnings, [""; 0]);
+    assert_eq!((options.max_flows, options.interfaces.len()), (524_288, 2));
+}
+
+#[test]
+fn file_of_the_daemon_set_is_accepted() {
+    let manifests = include_str!("../../../deploy/shunt.yaml");
+    let (_, config) = manifests.split_once("config.yaml: |\n").unwrap();
+    let (config, _) = config.split_once("---").unwrap();
+    let options = options("--nodeport-addresses all", config).unwrap();
+    assert_eq!(options.warnings, [""; 0]);
+    assert_eq!(options.source, Source::Api(ApiSource::default()));
+}

@@ -67,7 +67,15 @@ struct Server {
 async fn servers(source: &ApiSource) -> Result<Vec<Server>, WatchError> {
     let config = match (&source.kubeconfig, source.servers.is_empty()) {
         (Some(path), _) => from_file(path).await?,
-        (None, true) => Config::incluster().map_err(WatchError::InCluster)?,
+        (None, true) => {
+            let config = Config::incluster().map_err(WatchError::InCluster)?;
+            tracing::warn!(
+                server = %config.cluster_url,
+                "no --apiserver is given: the address that pods get is a Service, which somebody \
+                 else must serve while this agent starts"
+            );
+            config
+        }
         // Its address is replaced below: only the pod's credentials count.
         (None, false) => Config::incluster_dns().map_err(WatchError::InCluster)?,
     };
