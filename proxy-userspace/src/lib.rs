@@ -1,5 +1,6 @@
 //! The agent and its command line: the object's path, from the watch to the maps.
 
+pub mod agent;
 pub mod cli;
 pub mod config;
 pub mod datapath;
@@ -15,7 +16,7 @@ pub mod restore;
 pub mod settings;
 
 /// An error and its causes, as one line of text.
-pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
+pub fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::Given;
+use crate::datapath::TcChoice;
 
 /// A Kubernetes Service load balancer on eBPF.
 #[derive(Parser, Debug)]
@@ -34,6 +35,12 @@ pub struct AgentArgs {
     /// Configuration file: a KubeProxyConfiguration, a ShuntConfiguration or both; flags win
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// How to attach to interfaces
+    #[arg(long, value_enum, value_name = "HOW", default_value_t)]
+    pub tc: TcChoice,
+    /// Make this file when everything is programmed
+    #[arg(long, value_name = "FILE")]
+    pub ready_file: Option<PathBuf>,
     /// Everything else.
     #[command(flatten)]
     pub given: Given,

@@ -1,3 +1,22 @@
 //! The command line.
 
 pub mod args;
+pub mod cleanup;
+pub mod query;
+pub mod run;
+pub mod service;
+pub mod status;
+
+use self::args::{Cli, Command, ServiceCommand};
+
+/// Does what the command line says.
+pub fn dispatch(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        Command::Agent(args) => run::agent(*args),
+        Command::Status(args) => status::show(&args),
+        Command::Service(args) => match args.command {
+            ServiceCommand::List(args) => service::list(&args),
+        },
+        Command::Cleanup(args) => cleanup::clean(&args),
+    }
+}

@@ -1,11 +1,11 @@
 //! Programs at interfaces: TCX links, or filters of a clsact qdisc where the kernel has no TCX.
 
+use std::fmt;
 use std::io;
 use std::os::fd::AsFd as _;
 
 use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle};
 use aya::programs::{Link as _, ProgramError, SchedClassifier, TcAttachType};
-use serde::Serialize;
 
 use super::load::Programs;
 use super::pin::{PinError, PinKind, Pins};
@@ -47,13 +47,21 @@ pub enum AttachError {
 }
 
 /// By which means programs are attached to interfaces.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TcMode {
     /// TCX links.
     Tcx,
     /// Filters of a clsact qdisc.
     Clsact,
+}
+
+impl fmt::Display for TcMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        })
+    }
 }
 
 /// Whether packets of an interface begin with an Ethernet header.

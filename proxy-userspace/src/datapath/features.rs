@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::AsFd as _;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::sys::{self, AttachType};
 
@@ -40,7 +40,7 @@ pub enum FeatureError {
 }
 
 /// What the kernel can do beyond the minimum.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Features {
     /// Its release, as `uname -r` says.

@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use proxy_common::interface::flags;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use self::attach::{AttachError, Target, TcMode};
 use self::catalog::MapSizes;
@@ -56,7 +56,7 @@ pub enum DatapathError {
 }
 
 /// Which means to attach programs to interfaces is wanted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum TcChoice {
     /// TCX where the kernel has it.
     #[default]
@@ -107,7 +107,7 @@ pub struct Datapath {
 }
 
 /// How an interface is served, for `shunt status`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct InterfaceStatus {
     /// Name.
@@ -233,7 +233,7 @@ impl Datapath {
                 tracing::error!(interface = plan.name, error, "interface not served");
                 return false;
             }
-            tracing::info!(interface = plan.name, mode = ?self.mode, "interface served");
+            tracing::info!(interface = plan.name, mode = %self.mode, "interface served");
         }
         report(ifindex, maps.insert_interface(ifindex, &plan.interface));
         true

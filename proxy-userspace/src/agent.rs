@@ -1,0 +1,352 @@
+//! The agent: one closed loop. Everything that happens is an [`Event`]; one match decides.
+
+pub mod socket;
+pub mod status;
+pub mod view;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use proxy_common::{Addr4, Addr6};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use self::socket::{Question, Request};
+use self::status::{AgentState, RejectedView, Status};
+use self::view::{FrontendView, Owner};
+use crate::config::AgentOptions;
+use crate::datapath::catalog::MapSizes;
+use crate::datapath::interfaces::{self, Detect, Rules};
+use crate::datapath::maps::KernelMaps;
+use crate::datapath::netlink::{Changes, NetlinkError, Reader};
+use crate::datapath::{
+    Datapath, DatapathError, DatapathOptions, TcChoice, environment, load,
+};
+use crate::error_chain;
+use crate::objects::ObjectEvent;
+use crate::pipeline::Reconciler;
+use crate::pipeline::watch::{self, WatchError};
+use crate::settings::{DetectLocalMode, Settings, SocketLb};
+
+/// Least time between two readings of the interfaces: a storm of changes costs no more.
+const INTERFACES_PACE: Duration = Duration::from_millis(50);
+/// Interfaces are read again after this time even without news: what netlink does not tell (the
+/// setting of br_netfilter), and attachments that failed.
+const INTERFACES_PERIOD: Duration = Duration::from_secs(10);
+/// Events taken at once before the maps are reconciled.
+const BATCH_MAX: usize = 4096;
+
+/// Why the agent ended.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The datapath could not be started.
+    #[error(transparent)]
+    Datapath(#[from] DatapathError),
+    /// Objects could not be watched.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+    /// Interfaces could not be read.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// The source of objects ended by itself.
+    #[error("the source of objects ended")]
+    SourceEnded,
+    /// Something of the machine that must work.
+    #[error("{what}")]
+    Machine {
+        /// What was done.
+        what: &'static str,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// What only the command line says.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RunOptions {
+    /// How to attach to interfaces.
+    pub tc: TcChoice,
+    /// A file that is made when everything is programmed.
+    pub ready_file: Option<PathBuf>,
+}
+
+/// Everything that can happen to an agent.
+#[derive(Debug)]
+enum Event {
+    /// Objects changed; the source is still there unless nothing came.
+    Objects,
+    /// Links, addresses or routes changed.
+    Interfaces(Result<(), NetlinkError>),
+    /// It is time to read the interfaces.
+    ReadInterfaces,
+    /// The reconciler wanted to be called.
+    Wakeup,
+    /// Somebody asks.
+    Asked(Request),
+    /// SIGTERM or SIGINT.
+    Stop,
+}
+
+/// Runs until a signal or an error. What is in the kernel stays there (S-180).
+pub async fn run(options: AgentOptions, run_options: RunOptions) -> Result<(), AgentError> {
+    let mut agent = Agent::start(options, run_options).await?;
+    loop {
+        match agent.next().await {
+            Event::Objects if agent.batch.is_empty() => return Err(AgentError::SourceEnded),
+            Event::Objects => agent.take_objects(),
+            Event::Interfaces(Ok(())) => agent.interfaces_changed(),
+            Event::Interfaces(Err(error)) => return Err(error.into()),
+            Event::ReadInterfaces => agent.read_interfaces().await,
+            Event::Wakeup => agent.reconcile(),
+            Event::Asked(request) => agent.answer(request),
+            Event::Stop => {
+                tracing::info!("stopped; the datapath stays in place");
+                return Ok(());
+            }
+        }
+    }
+}
+
+struct Agent {
+    node_name: String,
+    rules: Rules,
+    ready_file: Option<PathBuf>,
+    has_socket_lb: bool,
+
+    datapath: Datapath,
+    maps: KernelMaps,
+    reconciler: Reconciler,
+    local_addresses: BTreeSet<IpAddr>,
+    was_synced: bool,
+
+    objects: mpsc::Receiver<ObjectEvent>,
+    batch: Vec<ObjectEvent>,
+    reader: Reader,
+    changes: Changes,
+    last_read: Instant,
+    next_read: Instant,
+    requests: Option<mpsc::Receiver<Request>>,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Agent {
+    /// S-177: options are checked, then the machine, then the datapath; objects come last.
+    async fn start(options: AgentOptions, run_options: RunOptions) -> Result<Self, AgentError> {
+        let machine = |what| move |source| AgentError::Machine { what, source };
+        let signals = machine("waiting for signals");
+        let terminate = signal(SignalKind::terminate()).map_err(&signals)?;
+        let interrupt = signal(SignalKind::interrupt()).map_err(signals)?;
+        let (mut datapath, mut maps) = Datapath::load(&datapath_options(&options, &run_options))?;
+        let jiffies = datapath.programs().get(load::JIFFIES);
+        let settings = Settings {
+            hz: environment::measure_hz(jiffies).map_err(machine("measuring the clock"))?,
+            host_netns_cookie: environment::netns_cookie(),
+            ..options.settings
+        };
+        environment::prepare(&settings.snat_ports);
+        // Subscribed before the first reading, so that nothing is missed between the two.
+        let changes = Changes::subscribe()?;
+        let reader = Reader::open()?;
+        let rules = Rules {
+            globs: options.interfaces,
+            detect: detect(&settings.detect_local),
+        };
+        let snapshot = reader.snapshot().await?;
+        datapath.start_interfaces(&mut maps, interfaces::plan(&snapshot, &rules));
+        datapath.attach_sockets()?;
+        let has_socket_lb = settings.socket_lb != SocketLb::Off;
+        let objects = watch::start(options.source, options.selection).await?;
+        let now = Instant::now();
+        let mut agent = Self {
+            node_name: settings.node_name.clone(),
+            rules,
+            ready_file: run_options.ready_file,
+            has_socket_lb,
+            reconciler: Reconciler::restore(settings, &maps),
+            requests: requests(&datapath),
+            datapath,
+            maps,
+            local_addresses: BTreeSet::new(),
+            was_synced: false,
+            objects,
+            batch: Vec::new(),
+            reader,
+            changes,
+            last_read: now,
+            next_read: now + INTERFACES_PERIOD,
+            terminate,
+            interrupt,
+        };
+        agent.set_local_addresses(interfaces::local_addresses(&snapshot));
+        Ok(agent)
+    }
+
+    /// Waits for what happens next. Signals and interfaces come before a flood of objects.
+    async fn next(&mut self) -> Event {
+        self.batch.clear();
+        let wakeup = self.reconciler.next_wakeup().map(Instant::from_std);
+        tokio::select! {
+            biased;
+            _ = self.terminate.recv() => Event::Stop,
+            _ = self.interrupt.recv() => Event::Stop,
+            () = sleep_until(self.next_read) => Event::ReadInterfaces,
+            changed = self.changes.next() => Event::Interfaces(changed),
+            Some(request) = asked(&mut self.requests) => Event::Asked(request),
+            () = at(wakeup) => Event::Wakeup,
+            _ = self.objects.recv_many(&mut self.batch, BATCH_MAX) => Event::Objects,
+        }
+    }
+
+    fn take_objects(&mut self) {
+        for event in self.batch.drain(..) {
+            self.reconciler.handle(event);
+        }
+        self.reconcile();
+    }
+
+    fn reconcile(&mut self) {
+        self.reconciler.reconcile(&mut self.maps, std::time::Instant::now());
+        if !self.was_synced && self.reconciler.is_synced() {
+            self.was_synced = true;
+            tracing::info!("ready: both first lists are programmed");
+            if let Some(path) = &self.ready_file
+                && let Err(error) = std::fs::write(path, [])
+            {
+                tracing::error!(path = %path.display(), %error, "ready file not made");
+            }
+        }
+    }
+
+    fn interfaces_changed(&mut self) {
+        self.next_read = self.next_read.min(self.last_read + INTERFACES_PACE);
+    }
+
+    /// Follows links, addresses and routes (S-119b).
+    async fn read_interfaces(&mut self) {
+        let snapshot = self.reader.snapshot().await;
+        self.last_read = Instant::now();
+        self.next_read = self.last_read + INTERFACES_PERIOD;
+        match snapshot {
+            Ok(snapshot) => {
+                let plans = interfaces::plan(&snapshot, &self.rules);
+                self.datapath.set_interfaces(&mut self.maps, plans);
+                self.set_local_addresses(interfaces::local_addresses(&snapshot));
+            }
+            Err(error) => {
+                let error = error_chain(&error);
+                tracing::error!(error, "interfaces not read; trying again");
+            }
+        }
+    }
+
+    fn set_local_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
+        if self.local_addresses == addresses {
+            return;
+        }
+        self.local_addresses.clone_from(&addresses);
+        self.reconciler.set_local_addresses(addresses);
+        self.reconcile();
+    }
+
+    fn answer(&self, request: Request) {
+        let text = match request.question {
+            Question::Status => serde_json::to_string(&self.status()),
+            Question::Services => serde_json::to_string(&self.frontends()),
+        };
+        // Neither can fail: both are plain data. The asker may have left.
+        let _ = request.answer.send(text.unwrap_or_default());
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            agent: AgentState::Running,
+            synced: self.was_synced,
+            node: self.node_name.clone(),
+            tc: Some(self.datapath.mode().to_string()),
+            socket_lb: self.has_socket_lb,
+            interfaces: self.datapath.interface_status(),
+            rejected: self.rejected(),
+            ..Status::of_maps(&self.maps, self.datapath.features().clone())
+        }
+    }
+
+    fn rejected(&self) -> Vec<RejectedView> {
+        let rejections = self.reconciler.rejections();
+        rejections
+            .map(|rejection| RejectedView {
+                place: rejection.place.clone(),
+                error: rejection.error.clone(),
+            })
+            .collect()
+    }
+
+    fn frontends(&self) -> Vec<FrontendView> {
+        let mut all = view::frontends::<Addr4>(&self.maps, |key| {
+            self.reconciler.owner4(key).map(owner)
+        });
+        all.extend(view::frontends::<Addr6>(&self.maps, |key| {
+            self.reconciler.owner6(key).map(owner)
+        }));
+        all.sort();
+        all
+    }
+}
+
+fn owner(name: &crate::pipeline::desired::ServicePortName) -> Owner {
+    Owner {
+        namespace: name.service.namespace.clone(),
+        name: name.service.name.clone(),
+        port_name: name.port.clone(),
+    }
+}
+
+fn datapath_options(options: &AgentOptions, run_options: &RunOptions) -> DatapathOptions {
+    let is_off = options.settings.socket_lb == SocketLb::Off;
+    DatapathOptions {
+        bpffs: options.bpffs.clone(),
+        cgroup: Some(options.cgroup.clone()).filter(|_| !is_off),
+        tc: run_options.tc,
+        sizes: MapSizes {
+            flows: options.max_flows,
+            ..MapSizes::default()
+        },
+        ..DatapathOptions::default()
+    }
+}
+
+fn detect(mode: &DetectLocalMode) -> Detect {
+    match mode {
+        DetectLocalMode::BridgeInterface(name) => Detect::Bridge(name.clone()),
+        DetectLocalMode::InterfaceNamePrefix(prefix) => Detect::Prefix(prefix.clone()),
+        DetectLocalMode::None | DetectLocalMode::ClusterCidr | DetectLocalMode::NodeCidr => {
+            Detect::No
+        }
+    }
+}
+
+/// Without its socket the agent works, but cannot be asked.
+fn requests(datapath: &Datapath) -> Option<mpsc::Receiver<Request>> {
+    let listening = socket::path(datapath.pins()).and_then(|path| socket::listen(&path));
+    listening
+        .inspect_err(|error| tracing::warn!(%error, "no socket: `shunt status` reads the pins"))
+        .ok()
+}
+
+async fn asked(requests: &mut Option<mpsc::Receiver<Request>>) -> Option<Request> {
+    match requests {
+        Some(requests) => requests.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}

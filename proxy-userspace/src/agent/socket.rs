@@ -1,0 +1,126 @@
+//! The agent's socket: one word in, one JSON value out. It lies in /run, and its name follows
+//! from the agent's pins, so that `shunt status --bpffs DIR` finds it.
+
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream as BlockingStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::datapath::pin::Pins;
+
+/// How long one side waits for the other.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest question in bytes.
+const QUESTION_MAX: u64 = 64;
+/// Questions that may wait for the agent's loop.
+const QUEUED_MAX: usize = 16;
+
+/// What can be asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Question {
+    /// The agent's status.
+    Status,
+    /// All frontends.
+    Services,
+}
+
+impl Question {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Services => "services",
+        }
+    }
+
+    fn from_word(word: &str) -> Option<Self> {
+        [Self::Status, Self::Services]
+            .into_iter()
+            .find(|question| question.word() == word)
+    }
+}
+
+/// A question that waits for its answer.
+#[derive(Debug)]
+pub struct Request {
+    /// What is asked.
+    pub question: Question,
+    /// Where the answer goes; the asker may have left.
+    pub answer: oneshot::Sender<String>,
+}
+
+/// The socket's path.
+pub fn path(pins: &Pins) -> io::Result<PathBuf> {
+    Ok(Path::new("/run").join(format!("shunt-{}.sock", pins.identity()?)))
+}
+
+/// Listens at `path`, in place of a socket that a dead agent left. The caller holds the lock of
+/// the pins that the path follows from, so no living agent listens there.
+pub fn listen(path: &Path) -> io::Result<mpsc::Receiver<Request>> {
+    let _ = fs::remove_file(path);
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    let (sender, receiver) = mpsc::channel(QUEUED_MAX);
+    tokio::spawn(accept(listener, sender));
+    Ok(receiver)
+}
+
+async fn accept(listener: UnixListener, sender: mpsc::Sender<Request>) {
+    while !sender.is_closed() {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let sender = sender.clone();
+                tokio::spawn(async move {
+                    // The asker sees the end of the stream.
+                    let _ = tokio::time::timeout(PATIENCE, serve(stream, sender)).await;
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no connection to the agent's socket");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+async fn serve(mut stream: UnixStream, sender: mpsc::Sender<Request>) -> io::Result<()> {
+    let mut word = String::new();
+    let (reader, mut writer) = stream.split();
+    BufReader::new(reader.take(QUESTION_MAX)).read_line(&mut word).await?;
+    let Some(question) = Question::from_word(word.trim()) else {
+        return Ok(());
+    };
+    let (answer, answered) = oneshot::channel();
+    if sender.send(Request { question, answer }).await.is_ok()
+        && let Ok(text) = answered.await
+    {
+        writer.write_all(text.as_bytes()).await?;
+    }
+    Ok(())
+}
+
+/// Asks the agent that listens at `path`; `None` where none does.
+pub fn ask(path: &Path, question: Question) -> io::Result<Option<String>> {
+    let mut stream = match BlockingStream::connect(path) {
+        Ok(stream) => stream,
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+            ) =>
+        {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    stream.set_read_timeout(Some(PATIENCE))?;
+    writeln!(stream, "{}", question.word())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(Some(answer).filter(|answer| !answer.is_empty()))
+}

@@ -1,0 +1,129 @@
+//! What `shunt status` says: told by the agent, or read from the pins where none runs.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proxy_common::interface::flags;
+use proxy_common::{ABI_VERSION, Addr4, Addr6, Config, interface::Interface};
+use serde::{Deserialize, Serialize};
+
+use super::view::{self, FrontendView};
+use crate::datapath::InterfaceStatus;
+use crate::datapath::features::Features;
+use crate::datapath::maps::KernelMaps;
+use crate::maps::Maps as _;
+
+/// Everything that `shunt status` says.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// Whether an agent runs.
+    pub agent: AgentState,
+    /// True once both first lists are programmed (S-007).
+    pub synced: bool,
+    /// The agent's version.
+    pub version: String,
+    /// Name of the node; empty when no agent runs.
+    pub node: String,
+    /// What the kernel can do.
+    pub features: Features,
+    /// How programs are attached to interfaces: tcx or clsact.
+    pub tc: Option<String>,
+    /// True if the socket programs are attached.
+    pub socket_lb: bool,
+    /// The datapath's configuration; absent before the first sync.
+    pub datapath: Option<DatapathStatus>,
+    /// The node's interfaces.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// Frontends that are published.
+    pub frontends: usize,
+    /// Different addresses and ports in their Cluster sets.
+    pub backends: usize,
+    /// Objects that were rejected, each with its place and reason.
+    pub rejected: Vec<RejectedView>,
+    /// Counters that are not zero.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// Whether an agent runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AgentState {
+    /// It does.
+    Running,
+    /// It does not: what is pinned serves traffic by itself.
+    Down,
+}
+
+/// What CONFIG says.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DatapathStatus {
+    /// Version of the map ABI.
+    pub abi_version: u32,
+    /// Kernel ticks per second.
+    pub hz: u32,
+    /// The node's network namespace; 0: the kernel does not tell (below 5.14).
+    pub host_netns_cookie: u64,
+    /// Ranges of SNAT ports.
+    pub snat_ports: [[u16; 2]; 2],
+}
+
+/// One rejected object.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RejectedView {
+    /// File and line, or API path.
+    pub place: String,
+    /// What is wrong.
+    pub error: String,
+}
+
+impl Status {
+    /// What the maps alone tell; the agent fills in the rest.
+    pub fn of_maps(maps: &KernelMaps, features: Features) -> Self {
+        let mut frontends = view::frontends::<Addr4>(maps, |_| None);
+        frontends.extend(view::frontends::<Addr6>(maps, |_| None));
+        let config = maps.config().filter(|config| config.abi_version == ABI_VERSION);
+        Self {
+            agent: AgentState::Down,
+            synced: false,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: String::new(),
+            features,
+            tc: None,
+            socket_lb: false,
+            datapath: config.as_ref().map(datapath),
+            interfaces: maps.interfaces().iter().filter_map(interface).collect(),
+            frontends: frontends.len(),
+            backends: distinct_backends(&frontends),
+            rejected: Vec::new(),
+            counters: view::counters(maps),
+        }
+    }
+}
+
+fn datapath(config: &Config) -> DatapathStatus {
+    DatapathStatus {
+        abi_version: config.abi_version,
+        hz: config.hz,
+        host_netns_cookie: config.host_netns_cookie,
+        snat_ports: config.snat_ports,
+    }
+}
+
+fn distinct_backends(frontends: &[FrontendView]) -> usize {
+    let backends = frontends.iter().flat_map(|frontend| &frontend.backends);
+    let addresses: BTreeSet<_> = backends.map(|backend| backend.address).collect();
+    addresses.len()
+}
+
+/// An interface as the map has it; `None` if it is gone.
+fn interface((ifindex, entry): &(u32, Interface)) -> Option<InterfaceStatus> {
+    let name = nix::net::if_::if_indextoname(*ifindex).ok()?;
+    Some(InterfaceStatus {
+        name: name.into_string().ok()?,
+        ifindex: *ifindex,
+        attached: entry.flags & flags::ATTACHED != 0,
+        pod_side: entry.flags & flags::POD_SIDE != 0,
+    })
+}

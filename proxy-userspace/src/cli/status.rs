@@ -1,0 +1,79 @@
+//! `shunt status`.
+
+use std::fmt::Write as _;
+
+use super::args::{Output, QueryArgs};
+use super::query::{self, Answer};
+use crate::agent::socket::Question;
+use crate::agent::status::{AgentState, Status};
+use crate::datapath::features::Features;
+
+/// Prints the status of the agent, or of what it left in the kernel.
+pub fn show(args: &QueryArgs) -> anyhow::Result<()> {
+    let status = match query::ask(args, Question::Status)? {
+        Answer::Agent(status) => status,
+        Answer::Maps(maps) => Status::of_maps(&maps, Features::probe()?),
+    };
+    match args.output {
+        Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
+        Output::Table => print!("{}", text(&status)),
+    }
+    Ok(())
+}
+
+fn text(status: &Status) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{:<14}{value}", format!("{name}:"));
+    };
+    let agent = match (status.agent, status.synced) {
+        (AgentState::Running, true) => "running, synced",
+        (AgentState::Running, false) => "running, waiting for the first lists",
+        (AgentState::Down, _) => "not running; what is pinned serves traffic by itself",
+    };
+    line("Agent", agent.to_owned());
+    if !status.node.is_empty() {
+        line("Node", status.node.clone());
+    }
+    line("Version", status.version.clone());
+    line("Kernel", kernel(&status.features));
+    if let Some(tc) = &status.tc {
+        line("Interfaces by", tc.clone());
+        let socket_lb = if status.socket_lb { "on" } else { "off" };
+        line("Socket LB", socket_lb.to_owned());
+    }
+    match &status.datapath {
+        Some(datapath) => {
+            let version = datapath.abi_version;
+            line("Maps", format!("ABI version {version}, clock {} Hz", datapath.hz));
+        }
+        None => line("Maps", "not configured: every packet passes".to_owned()),
+    }
+    line("Frontends", status.frontends.to_string());
+    line("Backends", status.backends.to_string());
+    for interface in &status.interfaces {
+        let attached = if interface.attached { "served" } else { "left alone" };
+        let side = if interface.pod_side { ", pod side" } else { "" };
+        line("Interface", format!("{} ({}): {attached}{side}", interface.name, interface.ifindex));
+    }
+    for rejected in &status.rejected {
+        line("Rejected", format!("{}: {}", rejected.place, rejected.error));
+    }
+    for (name, value) in &status.counters {
+        line("Counter", format!("{name} {value}"));
+    }
+    text
+}
+
+fn kernel(features: &Features) -> String {
+    let name = |is_there, name: &'static str| is_there.then_some(name);
+    let all = [
+        name(features.tcx, "TCX"),
+        name(features.set_retval, "bpf_set_retval"),
+        name(features.ring_buffer, "ring buffer"),
+        name(features.btf, "BTF"),
+    ];
+    let found: Vec<&str> = all.into_iter().flatten().collect();
+    format!("{} with {}", features.kernel, found.join(", "))
+}
