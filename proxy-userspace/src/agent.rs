@@ -22,9 +22,7 @@ use crate::datapath::catalog::MapSizes;
 use crate::datapath::interfaces::{self, Detect, Rules};
 use crate::datapath::maps::KernelMaps;
 use crate::datapath::netlink::{Changes, NetlinkError, Reader};
-use crate::datapath::{
-    Datapath, DatapathError, DatapathOptions, TcChoice, environment, load,
-};
+use crate::datapath::{Datapath, DatapathError, DatapathOptions, TcChoice, environment, load};
 use crate::error_chain;
 use crate::objects::ObjectEvent;
 use crate::pipeline::Reconciler;
@@ -210,7 +208,8 @@ impl Agent {
     }
 
     fn reconcile(&mut self) {
-        self.reconciler.reconcile(&mut self.maps, std::time::Instant::now());
+        self.reconciler
+            .reconcile(&mut self.maps, std::time::Instant::now());
         if !self.was_synced && self.reconciler.is_synced() {
             self.was_synced = true;
             tracing::info!("ready: both first lists are programmed");
@@ -286,9 +285,8 @@ impl Agent {
     }
 
     fn frontends(&self) -> Vec<FrontendView> {
-        let mut all = view::frontends::<Addr4>(&self.maps, |key| {
-            self.reconciler.owner4(key).map(owner)
-        });
+        let mut all =
+            view::frontends::<Addr4>(&self.maps, |key| self.reconciler.owner4(key).map(owner));
         all.extend(view::frontends::<Addr6>(&self.maps, |key| {
             self.reconciler.owner6(key).map(owner)
         }));

@@ -91,7 +91,9 @@ async fn accept(listener: UnixListener, sender: mpsc::Sender<Request>) {
 async fn serve(mut stream: UnixStream, sender: mpsc::Sender<Request>) -> io::Result<()> {
     let mut word = String::new();
     let (reader, mut writer) = stream.split();
-    BufReader::new(reader.take(QUESTION_MAX)).read_line(&mut word).await?;
+    BufReader::new(reader.take(QUESTION_MAX))
+        .read_line(&mut word)
+        .await?;
     let Some(question) = Question::from_word(word.trim()) else {
         return Ok(());
     };

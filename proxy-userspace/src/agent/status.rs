@@ -83,7 +83,9 @@ impl Status {
     pub fn of_maps(maps: &KernelMaps, features: Features) -> Self {
         let mut frontends = view::frontends::<Addr4>(maps, |_| None);
         frontends.extend(view::frontends::<Addr6>(maps, |_| None));
-        let config = maps.config().filter(|config| config.abi_version == ABI_VERSION);
+        let config = maps
+            .config()
+            .filter(|config| config.abi_version == ABI_VERSION);
         Self {
             agent: AgentState::Down,
             synced: false,

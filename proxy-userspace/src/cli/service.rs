@@ -32,10 +32,16 @@ pub fn list(args: &QueryArgs) -> anyhow::Result<()> {
 
 fn table(frontends: &[FrontendView]) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    table.load_style(presets::NOTHING);
     table.set_content_arrangement(ContentArrangement::Disabled);
     table.set_header([
-        "NAMESPACE", "NAME", "PORT", "TYPE", "FRONTEND", "BACKENDS", "POLICY",
+        "NAMESPACE",
+        "NAME",
+        "PORT",
+        "TYPE",
+        "FRONTEND",
+        "BACKENDS",
+        "POLICY",
     ]);
     for frontend in frontends {
         table.add_row([
@@ -48,7 +54,7 @@ fn table(frontends: &[FrontendView]) -> String {
             frontend.policy.clone(),
         ]);
     }
-    let lines = table.lines().map(|line| line.trim_end().to_owned());
+    let lines = table.lines().map(|line| line.trim().to_owned());
     lines.collect::<Vec<_>>().join("\n")
 }
 

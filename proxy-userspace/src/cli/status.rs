@@ -39,26 +39,46 @@ fn text(status: &Status) -> String {
     line("Version", status.version.clone());
     line("Kernel", kernel(&status.features));
     if let Some(tc) = &status.tc {
-        line("Interfaces by", tc.clone());
+        line("Attached by", tc.clone());
         let socket_lb = if status.socket_lb { "on" } else { "off" };
         line("Socket LB", socket_lb.to_owned());
     }
     match &status.datapath {
         Some(datapath) => {
             let version = datapath.abi_version;
-            line("Maps", format!("ABI version {version}, clock {} Hz", datapath.hz));
+            line(
+                "Maps",
+                format!("ABI version {version}, clock {} Hz", datapath.hz),
+            );
         }
         None => line("Maps", "not configured: every packet passes".to_owned()),
     }
     line("Frontends", status.frontends.to_string());
     line("Backends", status.backends.to_string());
     for interface in &status.interfaces {
-        let attached = if interface.attached { "served" } else { "left alone" };
-        let side = if interface.pod_side { ", pod side" } else { "" };
-        line("Interface", format!("{} ({}): {attached}{side}", interface.name, interface.ifindex));
+        let attached = if interface.attached {
+            "served"
+        } else {
+            "left alone"
+        };
+        let side = if interface.attached && interface.pod_side {
+            ", pod side"
+        } else {
+            ""
+        };
+        line(
+            "Interface",
+            format!(
+                "{} ({}): {attached}{side}",
+                interface.name, interface.ifindex
+            ),
+        );
     }
     for rejected in &status.rejected {
-        line("Rejected", format!("{}: {}", rejected.place, rejected.error));
+        line(
+            "Rejected",
+            format!("{}: {}", rejected.place, rejected.error),
+        );
     }
     for (name, value) in &status.counters {
         line("Counter", format!("{name} {value}"));
@@ -67,7 +87,7 @@ fn text(status: &Status) -> String {
 }
 
 fn kernel(features: &Features) -> String {
-    let name = |is_there, name: &'static str| is_there.then_some(name);
+    let name = |is_there: bool, name: &'static str| is_there.then_some(name);
     let all = [
         name(features.tcx, "TCX"),
         name(features.set_retval, "bpf_set_retval"),

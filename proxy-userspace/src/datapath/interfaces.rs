@@ -209,8 +209,9 @@ impl View<'_> {
     fn is_pod_wire(&self, ifindex: u32) -> bool {
         let is_host = |addr: &IpAddr, len| len == if addr.is_ipv4() { 32 } else { 128 };
         let mut addresses = self.addresses_of(ifindex);
-        let mut routes = self.routes_over(ifindex);
-        addresses.all(|address| is_host(&address.addr, address.prefix_len))
+        let mut routes = self.routes_over(ifindex).peekable();
+        routes.peek().is_some()
+            && addresses.all(|address| is_host(&address.addr, address.prefix_len))
             && routes.all(|route| !route.has_gateway && route.prefix_len != 0)
     }
 
