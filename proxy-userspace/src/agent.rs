@@ -4,8 +4,6 @@ pub mod socket;
 pub mod status;
 pub mod view;
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,8 +13,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use self::socket::{Question, Request};
-use self::status::{AgentState, RejectedView, Status};
-use self::view::{FrontendView, Owner};
+use self::status::{AgentState, ProblemView, RejectedView, Status};
+use self::view::FrontendView;
 use crate::config::AgentOptions;
 use crate::datapath::catalog::MapSizes;
 use crate::datapath::interfaces::{self, Detect, Rules};
@@ -25,8 +23,8 @@ use crate::datapath::netlink::{Changes, NetlinkError, Reader};
 use crate::datapath::{Datapath, DatapathError, DatapathOptions, TcChoice, environment, load};
 use crate::error_chain;
 use crate::objects::ObjectEvent;
-use crate::pipeline::Reconciler;
 use crate::pipeline::watch::{self, WatchError};
+use crate::pipeline::{LocalAddress, Reconciler, Report};
 use crate::settings::{DetectLocalMode, Settings, SocketLb};
 
 /// Least time between two readings of the interfaces: a storm of changes costs no more.
@@ -118,8 +116,7 @@ struct Agent {
     datapath: Datapath,
     maps: KernelMaps,
     reconciler: Reconciler,
-    local_addresses: BTreeSet<IpAddr>,
-    was_synced: bool,
+    is_ready: bool,
 
     objects: mpsc::Receiver<ObjectEvent>,
     batch: Vec<ObjectEvent>,
@@ -169,8 +166,7 @@ impl Agent {
             requests: requests(&datapath),
             datapath,
             maps,
-            local_addresses: BTreeSet::new(),
-            was_synced: false,
+            is_ready: false,
             objects,
             batch: Vec::new(),
             reader,
@@ -207,12 +203,22 @@ impl Agent {
         self.reconcile();
     }
 
+    /// Runs at once after every event: the loop is idle between events, so nothing waits.
     fn reconcile(&mut self) {
-        self.reconciler
-            .reconcile(&mut self.maps, std::time::Instant::now());
-        if !self.was_synced && self.reconciler.is_synced() {
-            self.was_synced = true;
-            tracing::info!("ready: both first lists are programmed");
+        let now = std::time::Instant::now();
+        let report = self.reconciler.reconcile(&mut self.maps, now);
+        if report != Report::default() {
+            let Report {
+                writes,
+                failed,
+                full,
+                pending,
+            } = report;
+            tracing::debug!(writes, failed, full, pending, "reconciled");
+        }
+        if !self.is_ready && self.reconciler.is_synced() && report.failed == 0 {
+            self.is_ready = true;
+            tracing::info!("ready: Services and EndpointSlices are programmed");
             if let Some(path) = &self.ready_file
                 && let Err(error) = std::fs::write(path, [])
             {
@@ -243,11 +249,8 @@ impl Agent {
         }
     }
 
-    fn set_local_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
-        if self.local_addresses == addresses {
-            return;
-        }
-        self.local_addresses.clone_from(&addresses);
+    /// The reconciler compares: addresses that are the same cost nothing.
+    fn set_local_addresses(&mut self, addresses: Vec<LocalAddress>) {
         self.reconciler.set_local_addresses(addresses);
         self.reconcile();
     }
@@ -264,42 +267,52 @@ impl Agent {
     fn status(&self) -> Status {
         Status {
             agent: AgentState::Running,
-            synced: self.was_synced,
+            synced: self.is_ready,
             node: self.node_name.clone(),
             tc: Some(self.datapath.mode().to_string()),
             socket_lb: self.has_socket_lb,
             interfaces: self.datapath.interface_status(),
             rejected: self.rejected(),
+            problems: self.problems(),
             ..Status::of_maps(&self.maps, self.datapath.features().clone())
         }
     }
 
     fn rejected(&self) -> Vec<RejectedView> {
-        let rejections = self.reconciler.rejections();
-        rejections
-            .map(|rejection| RejectedView {
-                place: rejection.place.clone(),
-                error: rejection.error.clone(),
+        let rejections = self.reconciler.rejections().map(|rejection| RejectedView {
+            place: rejection.place.clone(),
+            error: rejection.error.clone(),
+        });
+        rejections.collect()
+    }
+
+    /// Entries that were left out, and service ports that found no room.
+    fn problems(&self) -> Vec<ProblemView> {
+        let entries = self.reconciler.problems().iter();
+        let mut all: Vec<_> = entries
+            .flat_map(|(service, texts)| texts.iter().map(move |text| (service, text.clone())))
+            .map(|(service, problem)| ProblemView {
+                service: format!("{}/{}", service.namespace, service.name),
+                problem,
             })
-            .collect()
+            .collect();
+        for port in self.reconciler.service_ports() {
+            if let Some(obstacle) = port.obstacle {
+                all.push(ProblemView {
+                    service: port.name.to_string(),
+                    problem: obstacle.to_string(),
+                });
+            }
+        }
+        all
     }
 
     fn frontends(&self) -> Vec<FrontendView> {
-        let mut all =
-            view::frontends::<Addr4>(&self.maps, |key| self.reconciler.owner4(key).map(owner));
-        all.extend(view::frontends::<Addr6>(&self.maps, |key| {
-            self.reconciler.owner6(key).map(owner)
-        }));
+        let owners = view::owners(&self.reconciler.service_ports());
+        let mut all = view::frontends::<Addr4>(&self.maps, &owners);
+        all.extend(view::frontends::<Addr6>(&self.maps, &owners));
         all.sort();
         all
-    }
-}
-
-fn owner(name: &crate::pipeline::desired::ServicePortName) -> Owner {
-    Owner {
-        namespace: name.service.namespace.clone(),
-        name: name.service.name.clone(),
-        port_name: name.port.clone(),
     }
 }
 

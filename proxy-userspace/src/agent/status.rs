@@ -40,6 +40,8 @@ pub struct Status {
     pub backends: usize,
     /// Objects that were rejected, each with its place and reason.
     pub rejected: Vec<RejectedView>,
+    /// What of Services and their slices is not served, and why.
+    pub problems: Vec<ProblemView>,
     /// Counters that are not zero.
     pub counters: BTreeMap<String, u64>,
 }
@@ -78,11 +80,22 @@ pub struct RejectedView {
     pub error: String,
 }
 
+/// Something of a Service that is not served.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProblemView {
+    /// The Service or service port.
+    pub service: String,
+    /// What and why.
+    pub problem: String,
+}
+
 impl Status {
     /// What the maps alone tell; the agent fills in the rest.
     pub fn of_maps(maps: &KernelMaps, features: Features) -> Self {
-        let mut frontends = view::frontends::<Addr4>(maps, |_| None);
-        frontends.extend(view::frontends::<Addr6>(maps, |_| None));
+        let owners = BTreeMap::new();
+        let mut frontends = view::frontends::<Addr4>(maps, &owners);
+        frontends.extend(view::frontends::<Addr6>(maps, &owners));
         let config = maps
             .config()
             .filter(|config| config.abi_version == ABI_VERSION);
@@ -99,6 +112,7 @@ impl Status {
             frontends: frontends.len(),
             backends: distinct_backends(&frontends),
             rejected: Vec::new(),
+            problems: Vec::new(),
             counters: view::counters(maps),
         }
     }

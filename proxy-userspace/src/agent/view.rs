@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use proxy_common::frontend::{CLUSTER_START, flags};
 use proxy_common::{
@@ -10,7 +11,10 @@ use proxy_common::{
 use serde::{Deserialize, Serialize};
 
 use crate::datapath::maps::KernelMaps;
+use crate::family::protocol_name;
 use crate::maps::{FamilyMaps, Maps};
+use crate::pipeline::desired::ServicePortName;
+use crate::pipeline::status::ServicePortStatus;
 
 /// One frontend.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -51,36 +55,42 @@ pub struct BackendView {
     pub local: bool,
 }
 
-/// The service port that a frontend belongs to.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Owner {
-    /// Namespace.
-    pub namespace: String,
-    /// Service.
-    pub name: String,
-    /// Port name.
-    pub port_name: String,
+/// What clients dial: address (unspecified for a NodePort), port, protocol number.
+pub type Dialed = (IpAddr, u16, u8);
+
+/// The service port of every frontend.
+pub type Owners = BTreeMap<Dialed, Arc<ServicePortName>>;
+
+/// Which service port serves which frontend.
+pub fn owners(ports: &[ServicePortStatus]) -> Owners {
+    let frontends = ports
+        .iter()
+        .flat_map(|port| port.frontends.iter().map(move |found| (found, &port.name)));
+    let served = frontends.filter(|(frontend, _)| frontend.lost_to.is_none());
+    served
+        .map(|(found, name)| ((found.addr, found.port, found.protocol), name.clone()))
+        .collect()
 }
 
 /// All frontends of one family whose word is published, in no order.
-pub fn frontends<A>(
-    maps: &KernelMaps,
-    owner: impl Fn(&FrontendKey<A>) -> Option<Owner>,
-) -> Vec<FrontendView>
+pub fn frontends<A>(maps: &KernelMaps, owners: &Owners) -> Vec<FrontendView>
 where
     A: Address + Into<IpAddr>,
     KernelMaps: FamilyMaps<A>,
 {
     let ids = FamilyMaps::<A>::frontend_ids(maps).into_iter();
-    ids.filter_map(|(key, id)| frontend(maps, &key, id, owner(&key).unwrap_or_default()))
-        .collect()
+    ids.filter_map(|(key, id)| {
+        let owner = owners.get(&(key.addr.into(), key.port.get(), key.protocol));
+        frontend(maps, &key, id, owner)
+    })
+    .collect()
 }
 
 fn frontend<A>(
     maps: &KernelMaps,
     key: &FrontendKey<A>,
     id: u32,
-    owner: Owner,
+    owner: Option<&Arc<ServicePortName>>,
 ) -> Option<FrontendView>
 where
     A: Address + Into<IpAddr>,
@@ -98,13 +108,13 @@ where
             .collect()
     };
     Some(FrontendView {
-        namespace: owner.namespace,
-        name: owner.name,
-        port_name: owner.port_name,
+        namespace: text(owner.map(|owner| &owner.service.namespace)),
+        name: text(owner.map(|owner| &owner.service.name)),
+        port_name: text(owner.map(|owner| &owner.port)),
         kind: kind_text(header.kind).to_owned(),
         address: (key.addr != A::UNSPECIFIED).then(|| key.addr.into()),
         port: key.port.get(),
-        protocol: protocol_text(key.protocol).to_owned(),
+        protocol: protocol_name(key.protocol).to_owned(),
         policy: match header.flags & flags::LOCAL_POLICY {
             0 => "Cluster".to_owned(),
             _ => "Local".to_owned(),
@@ -112,6 +122,10 @@ where
         backends: part(CLUSTER_START, header.cluster_count),
         local_backends: part(header.local_start(), header.local_count),
     })
+}
+
+fn text(known: Option<&String>) -> String {
+    known.cloned().unwrap_or_default()
 }
 
 /// The backend ids of one part of a region: two an element, low half first.
@@ -148,16 +162,6 @@ fn kind_text(kind: u8) -> &'static str {
         Some(FrontendKind::ExternalIp) => "ExternalIP",
         Some(FrontendKind::LoadBalancer) => "LoadBalancer",
         None => "unknown",
-    }
-}
-
-fn protocol_text(protocol: u8) -> &'static str {
-    use proxy_common::protocol::{SCTP, TCP, UDP};
-    match protocol {
-        TCP => "TCP",
-        UDP => "UDP",
-        SCTP => "SCTP",
-        _ => "unknown",
     }
 }
 

@@ -1,5 +1,7 @@
 //! `shunt service list`.
 
+use std::collections::BTreeMap;
+
 use comfy_table::{ContentArrangement, Table, presets};
 use proxy_common::{Addr4, Addr6};
 
@@ -17,8 +19,9 @@ pub fn list(args: &QueryArgs) -> anyhow::Result<()> {
         Answer::Agent(frontends) => frontends,
         Answer::Maps(maps) => {
             eprintln!("no agent runs: the names of Services are not known");
-            let mut all = view::frontends::<Addr4>(&maps, |_| None);
-            all.extend(view::frontends::<Addr6>(&maps, |_| None));
+            let owners = BTreeMap::new();
+            let mut all = view::frontends::<Addr4>(&maps, &owners);
+            all.extend(view::frontends::<Addr6>(&maps, &owners));
             all.sort();
             all
         }

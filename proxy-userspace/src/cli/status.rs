@@ -80,6 +80,9 @@ fn text(status: &Status) -> String {
             format!("{}: {}", rejected.place, rejected.error),
         );
     }
+    for problem in &status.problems {
+        line("Problem", format!("{}: {}", problem.service, problem.problem));
+    }
     for (name, value) in &status.counters {
         line("Counter", format!("{name} {value}"));
     }

@@ -2,13 +2,14 @@
 //!
 //! A pure function of what netlink showed ([`Snapshot`]) and of the options ([`Rules`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use proxy_common::interface::{Interface, flags};
 use proxy_common::{Addr4, Addr6};
 
 use super::attach::Layer;
+use crate::pipeline::LocalAddress;
 
 /// What netlink showed at one moment.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -121,11 +122,18 @@ pub fn plan(snapshot: &Snapshot, rules: &Rules) -> BTreeMap<u32, Plan> {
 }
 
 /// All addresses of the node.
-pub fn local_addresses(snapshot: &Snapshot) -> BTreeSet<IpAddr> {
-    snapshot
-        .addresses
-        .iter()
-        .map(|address| address.addr)
+pub fn local_addresses(snapshot: &Snapshot) -> Vec<LocalAddress> {
+    let is_loopback = |ifindex| {
+        let link = snapshot.links.get(&ifindex);
+        link.is_some_and(|link| link.is_loopback)
+    };
+    let addresses = snapshot.addresses.iter();
+    addresses
+        .map(|address| LocalAddress {
+            addr: address.addr,
+            ifindex: address.ifindex,
+            is_on_loopback: is_loopback(address.ifindex),
+        })
         .collect()
 }
 

@@ -275,7 +275,17 @@ fn prefix_mode_detects_by_the_name_that_netfilter_sees() {
 
 #[test]
 fn local_addresses_are_those_of_every_link() {
-    let all: Vec<IpAddr> = local_addresses(&bridged().0).into_iter().collect();
-    let expected = ["10.244.1.1", "127.0.0.1", "192.168.1.10", "fd00:1::10"].map(ip);
+    let mut all = local_addresses(&bridged().0);
+    all.sort();
+    let all: Vec<_> = all
+        .iter()
+        .map(|address| (address.addr, address.ifindex, address.is_on_loopback))
+        .collect();
+    let expected = [
+        (ip("10.244.1.1"), 4, false),
+        (ip("127.0.0.1"), 1, true),
+        (ip("192.168.1.10"), 2, false),
+        (ip("fd00:1::10"), 2, false),
+    ];
     assert_eq!(all, expected);
 }
