@@ -27,7 +27,8 @@ pub fn agent(args: AgentArgs) -> anyhow::Result<()> {
 }
 
 fn start_log(options: &AgentOptions) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&options.log_level)
+    // aya logs every relocation at the level debug: only where it is asked for by name.
+    let filter = EnvFilter::try_new(format!("aya=info,aya_obj=info,{}", options.log_level))
         .with_context(|| format!("log-level: {:?} is no filter", options.log_level))?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -81,7 +81,10 @@ fn text(status: &Status) -> String {
         );
     }
     for problem in &status.problems {
-        line("Problem", format!("{}: {}", problem.service, problem.problem));
+        line(
+            "Problem",
+            format!("{}: {}", problem.service, problem.problem),
+        );
     }
     for (name, value) in &status.counters {
         line("Counter", format!("{name} {value}"));

@@ -179,7 +179,7 @@ fn attach_link(
             return Ok(());
         }
         // Its interface is gone, and the number belongs to another one.
-        pins.remove(PinKind::Links, &pin)?;
+        pins.remove_link(&pin)?;
     }
     let (attach_type, place) = direction.tcx();
     let link = sys::link_create(
@@ -197,7 +197,7 @@ fn attach_link(
 
 fn remove_links(pins: &Pins, ifindex: u32) -> Result<(), AttachError> {
     for direction in Direction::BOTH {
-        pins.remove(PinKind::Links, &direction.pin(ifindex))?;
+        pins.remove_link(&direction.pin(ifindex))?;
     }
     Ok(())
 }

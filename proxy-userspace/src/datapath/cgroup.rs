@@ -83,7 +83,7 @@ fn attach_one(
             return Ok(());
         }
         // Attached elsewhere, or to a cgroup that is gone.
-        pins.remove(PinKind::Links, name)?;
+        pins.remove_link(name)?;
     }
     let target = LinkTarget::Cgroup(cgroup.folder.as_fd());
     let link = sys::link_create(program, target, attach_type(name))
@@ -94,7 +94,7 @@ fn attach_one(
 /// Detaches every socket program.
 pub fn detach(pins: &Pins) -> Result<(), CgroupError> {
     for name in SOCKET_PROGRAMS {
-        pins.remove(PinKind::Links, name)?;
+        pins.remove_link(name)?;
     }
     Ok(())
 }

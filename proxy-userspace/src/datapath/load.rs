@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::thread;
+use std::time::Instant;
 
-use aya::EbpfLoader;
-use aya::programs::{CgroupSockAddr, ProgramError, SchedClassifier};
+use aya::programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier};
+use aya::{Ebpf, EbpfLoader};
 use proxy_common::{ABI_VERSION, Config};
 
 use super::catalog::MapSizes;
@@ -18,14 +20,11 @@ use super::sys;
 pub static EMBEDDED_OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/shunt-ebpf.o"));
 
-/// Programs for interfaces, and the one that reads the jiffies clock.
-const CLASSIFIERS: [&str; 5] = [
-    "tc_ingress",
-    "tc_egress",
-    "tc_ingress_l3",
-    "tc_egress_l3",
-    JIFFIES,
-];
+/// Programs for interfaces whose packets begin with an Ethernet header.
+const ETHERNET_PROGRAMS: [&str; 2] = ["tc_ingress", "tc_egress"];
+
+/// Programs for the others; few nodes need them, and the kernel takes a second to verify one.
+pub const IP_PROGRAMS: [&str; 2] = ["tc_ingress_l3", "tc_egress_l3"];
 
 /// Its test run returns the low 31 bits of the jiffies clock.
 pub const JIFFIES: &str = "jiffies";
@@ -95,24 +94,36 @@ pub enum LoadError {
     },
 }
 
-/// Loaded programs by name.
+/// Loaded programs by name, and the object for those that are loaded when they are needed.
 #[derive(Debug)]
 pub struct Programs {
-    programs: BTreeMap<&'static str, OwnedFd>,
+    object: Ebpf,
+    loaded: BTreeMap<&'static str, OwnedFd>,
 }
 
 impl Programs {
     /// A program by its name in the object.
     ///
     /// # Panics
-    /// When the name is not one of those that [`load`] loads.
+    /// When it has not been loaded: [`load`] loads all but [`IP_PROGRAMS`].
     pub fn get(&self, name: &str) -> BorrowedFd<'_> {
-        self.programs[name].as_fd()
+        self.loaded[name].as_fd()
+    }
+
+    /// Loads and pins those of `names` that are not loaded yet.
+    pub fn require(&mut self, pins: &Pins, names: &[&'static str]) -> Result<(), LoadError> {
+        let is_missing = |name: &&&'static str| !self.loaded.contains_key(**name);
+        let missing: BTreeSet<&'static str> = names.iter().filter(is_missing).copied().collect();
+        for (name, program) in load_programs(&mut self.object, &missing)? {
+            pins.replace(PinKind::Programs, name, program.as_fd())?;
+            self.loaded.insert(name, program);
+        }
+        Ok(())
     }
 }
 
 /// Loads `object`: adopts the maps that are pinned, makes and pins the others, and pins the
-/// programs. On an error the pins are as they were.
+/// programs. On an error the pins of maps are as they were.
 pub fn load(
     object: &[u8],
     pins: &Pins,
@@ -124,17 +135,18 @@ pub fn load(
     }
     let before = pins.names(PinKind::Maps);
     check_version(pins, &before)?;
-    let programs = match load_programs(object, pins, sizes, features) {
-        Ok(programs) => programs,
-        Err(error) => {
-            remove_made_since(pins, &before);
-            return Err(error);
-        }
-    };
-    for (name, program) in &programs.programs {
-        pins.replace(PinKind::Programs, name, program.as_fd())?;
+    let loaded = load_object(object, pins, sizes, features).and_then(|object| {
+        let loaded = BTreeMap::new();
+        let mut programs = Programs { object, loaded };
+        let names = ETHERNET_PROGRAMS.into_iter().chain(SOCKET_PROGRAMS);
+        let names: Vec<&str> = names.chain([JIFFIES]).collect();
+        programs.require(pins, &names)?;
+        Ok(programs)
+    });
+    if loaded.is_err() {
+        remove_made_since(pins, &before);
     }
-    Ok(programs)
+    loaded
 }
 
 /// Refuses pins of another ABI version. A CONFIG without version belongs to an agent that died
@@ -160,12 +172,12 @@ fn check_version(pins: &Pins, pinned: &BTreeSet<String>) -> Result<(), LoadError
     }
 }
 
-fn load_programs(
+fn load_object(
     object: &[u8],
     pins: &Pins,
     sizes: &MapSizes,
     features: &Features,
-) -> Result<Programs, LoadError> {
+) -> Result<Ebpf, LoadError> {
     let specs = pins.check_maps(sizes)?;
     let has_set_retval = u8::from(features.set_retval);
     let mut loader = EbpfLoader::new();
@@ -178,23 +190,36 @@ fn load_programs(
             .map_max_entries(spec.name, spec.max_entries)
             .map_pin_path(spec.name, pins.path(PinKind::Maps, spec.name));
     }
-    let mut ebpf = loader.load(object).map_err(|source| LoadError::Object {
+    loader.load(object).map_err(|source| LoadError::Object {
         source: Box::new(source),
-    })?;
-    let mut programs = BTreeMap::new();
-    for name in CLASSIFIERS.into_iter().chain(SOCKET_PROGRAMS) {
-        let program = ebpf
-            .program_mut(name)
-            .ok_or(LoadError::NoProgram { name })?;
-        programs.insert(name, load_program(name, program)?);
-    }
-    Ok(Programs { programs })
+    })
 }
 
-fn load_program(
-    name: &'static str,
-    program: &mut aya::programs::Program,
-) -> Result<OwnedFd, LoadError> {
+/// Loads programs side by side: the kernel verifies one in a second of one processor.
+fn load_programs(
+    object: &mut Ebpf,
+    names: &BTreeSet<&'static str>,
+) -> Result<Vec<(&'static str, OwnedFd)>, LoadError> {
+    let found: BTreeMap<&'static str, &mut Program> = object
+        .programs_mut()
+        .filter_map(|(name, program)| Some((*names.get(name)?, program)))
+        .collect();
+    if let Some(name) = names.iter().find(|name| !found.contains_key(**name)) {
+        return Err(LoadError::NoProgram { name });
+    }
+    thread::scope(|scope| {
+        let load = |(name, program)| scope.spawn(move || Ok((name, load_program(name, program)?)));
+        let loading: Vec<_> = found.into_iter().map(load).collect();
+        let joined = loading.into_iter().map(|thread| match thread.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        joined.collect()
+    })
+}
+
+fn load_program(name: &'static str, program: &mut Program) -> Result<OwnedFd, LoadError> {
+    let started = Instant::now();
     let refused = |source| LoadError::Refused {
         name,
         source: Box::new(source),
@@ -207,6 +232,7 @@ fn load_program(
         let program: &mut SchedClassifier = program.try_into().map_err(wrong_type)?;
         program.load().map_err(refused)?;
     }
+    tracing::debug!(name, elapsed = ?started.elapsed(), "program loaded");
     let fd = program.fd().map_err(refused)?;
     let fd = fd.as_fd().try_clone_to_owned();
     fd.map_err(|source| LoadError::Descriptor { name, source })

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use proxy_common::interface::flags;
 use serde::{Deserialize, Serialize};
 
-use self::attach::{AttachError, Target, TcMode};
+use self::attach::{AttachError, Layer, Target, TcMode};
 use self::catalog::MapSizes;
 use self::cgroup::{Cgroup, CgroupError};
 use self::features::{FeatureError, Features};
@@ -218,17 +218,12 @@ impl Datapath {
 
     /// Attaches to one interface and writes its entry: an entry that says ATTACHED is true.
     /// False if it is to be tried again.
-    fn serve(&self, maps: &mut KernelMaps, ifindex: u32, plan: &Plan) -> bool {
+    fn serve(&mut self, maps: &mut KernelMaps, ifindex: u32, plan: &Plan) -> bool {
         let mut interface = plan.interface;
         if plan.is_attached() {
             interface.flags &= !flags::ATTACHED;
             report(ifindex, maps.insert_interface(ifindex, &interface));
-            let target = Target {
-                ifindex,
-                name: &plan.name,
-                layer: plan.layer,
-            };
-            if let Err(error) = attach::attach(&self.pins, &self.programs, self.mode, target) {
+            if let Err(error) = self.attach(ifindex, plan) {
                 let error = crate::error_chain(&error);
                 tracing::error!(interface = plan.name, error, "interface not served");
                 return false;
@@ -237,6 +232,23 @@ impl Datapath {
         }
         report(ifindex, maps.insert_interface(ifindex, &plan.interface));
         true
+    }
+
+    fn attach(&mut self, ifindex: u32, plan: &Plan) -> Result<(), DatapathError> {
+        if plan.layer == Layer::Ip {
+            self.programs.require(&self.pins, &load::IP_PROGRAMS)?;
+        }
+        let target = Target {
+            ifindex,
+            name: &plan.name,
+            layer: plan.layer,
+        };
+        Ok(attach::attach(
+            &self.pins,
+            &self.programs,
+            self.mode,
+            target,
+        )?)
     }
 
     fn release(&self, ifindex: u32) {
@@ -280,6 +292,9 @@ pub fn cleanup(bpffs: &Path) -> Result<(), DatapathError> {
     let _lock = pins.lock()?;
     for ifindex in attach::attached(&pins) {
         attach::detach(&pins, ifindex)?;
+    }
+    for name in pins.names(PinKind::Links) {
+        pins.remove_link(&name)?;
     }
     for kind in PinKind::ALL {
         for name in pins.names(kind) {

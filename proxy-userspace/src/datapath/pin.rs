@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
@@ -245,11 +245,21 @@ impl Pins {
         }
     }
 
+    /// Detaches the program of a pinned link, and removes the pin. Removing the pin alone would
+    /// detach it too, but some time later.
+    pub fn remove_link(&self, name: &str) -> Result<(), PinError> {
+        if let Some(link) = self.open(PinKind::Links, name)? {
+            // Fails where the interface or cgroup is gone, and the program with it.
+            let _ = sys::link_detach(link.as_fd());
+        }
+        self.remove(PinKind::Links, name)
+    }
+
     /// Opens a map that must be there.
     pub fn map(&self, name: &'static str) -> Result<(OwnedFd, MapInfo), PinError> {
         let path = self.path(PinKind::Maps, name);
         let opened = sys::open_pinned(&path).and_then(|fd| {
-            let info = sys::map_info(std::os::fd::AsFd::as_fd(&fd))?;
+            let info = sys::map_info(fd.as_fd())?;
             Ok((fd, info))
         });
         opened.map_err(|source| PinError::Open { path, source })
