@@ -1,6 +1,6 @@
 //! The API objects as far as shunt reads them: trimmed at decoding, so that a field nobody uses
-//! never takes memory. Field meanings are those of the Kubernetes API (core/v1, discovery.k8s.io/v1,
-//! networking.k8s.io/v1); which are read, and which on purpose are not, is in the rules S-0xx.
+//! never takes memory. Field meanings are those of the Kubernetes API (core/v1,
+//! discovery.k8s.io/v1, networking.k8s.io/v1); which are read, and which on purpose are not, is in the rules S-0xx.
 
 use std::collections::BTreeMap;
 
@@ -283,6 +283,10 @@ pub enum Kind {
 }
 
 /// A decoded object of any watched kind.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "an object is moved once, from its source to the store; a box would cost more"
+)]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Object {
     /// A Service.
@@ -306,6 +310,10 @@ pub struct ObjectName {
 
 /// What a source (API server or manifests) tells the agent. The order of one list is
 /// `Restarted`, any number of `Applied`, `Listed`: what was known and not seen again is gone.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "an object is moved once, from its source to the store; a box would cost more"
+)]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ObjectEvent {
     /// A complete list of this kind begins.

@@ -12,7 +12,8 @@ use crate::settings::{ExternalIps, Masquerade, SocketLb, SocketUdp};
 #[serde(rename_all = "camelCase", default)]
 pub struct Given {
     /// Read the objects from these files and folders instead of an API server
-    #[arg(long, num_args = 1.., value_name = "PATH", conflicts_with_all = ["kubeconfig", "apiserver"])]
+    #[arg(long, num_args = 1.., value_name = "PATH")]
+    #[arg(conflicts_with_all = ["kubeconfig", "apiserver"])]
     pub manifests: Option<Vec<PathBuf>>,
     /// Watch the API server that this file names (default: the one of the pod's own cluster)
     #[arg(long, value_name = "FILE")]

@@ -101,7 +101,12 @@ nodePortAddresses: null
 oomScoreAdj: null
 portRange: \"\"
 showHiddenMetricsForVersion: \"\"
-winkernel: {enableDSR: false, forwardHealthCheckVip: false, networkName: \"\", rootHnsEndpointName: \"\", sourceVip: \"\"}
+winkernel:
+  enableDSR: false
+  forwardHealthCheckVip: false
+  networkName: \"\"
+  rootHnsEndpointName: \"\"
+  sourceVip: \"\"
 ";
 
 #[test]

@@ -2,9 +2,9 @@
 //! one stream of events.
 //!
 //! Both sources keep the same promises. Every kind is listed completely (`Restarted`, `Applied`,
-//! `Listed`) before its first change; an object that cannot be decoded is `Rejected` alone; what the
-//! labels of S-002 and S-004 hide is never seen, and what they come to hide is `Deleted`; of the
-//! Nodes only this one is passed on (S-001).
+//! `Listed`) before its first change; an object that cannot be decoded is `Rejected` alone; what
+//! the labels of S-002 and S-004 hide is never seen, and what they come to hide is `Deleted`; of
+//! the Nodes only this one is passed on (S-001).
 
 pub mod check;
 pub mod decode;
