@@ -1,6 +1,7 @@
 //! The API objects as far as shunt reads them: trimmed at decoding, so that a field nobody uses
 //! never takes memory. Field meanings are those of the Kubernetes API (core/v1,
-//! discovery.k8s.io/v1, networking.k8s.io/v1); which are read, and which on purpose are not, is in the rules S-0xx.
+//! discovery.k8s.io/v1, networking.k8s.io/v1); which are read, and which on purpose are not, is in
+//! the rules S-0xx.
 
 use std::collections::BTreeMap;
 
