@@ -1,16 +1,17 @@
 //! Maps in memory: for tests, and for `shunt explain`. Writes can be made to fail.
 
+mod check;
+
 use std::collections::BTreeMap;
 
 use proxy_common::interface::Interface;
 use proxy_common::{
-    Addr4, Addr6, Backend, BackendState, ClusterIpKey, Config, Frontend, FrontendKey, RegionHeader,
+    Addr4, Addr6, Backend, ClusterIpKey, Config, Frontend, FrontendKey, RegionHeader,
     SourceRangeKey, Word,
 };
 
-use crate::family::{IpFamily, Prefix, frontend_text};
+use crate::family::{IpFamily, Prefix};
 use crate::maps::{Capacity, FamilyMaps, MapError, MapResult, Maps};
-use crate::pipeline::actual::members;
 
 /// Which writes fail.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,6 +38,8 @@ pub struct FakeMaps {
     v4: FakeFamily<Addr4>,
     v6: FakeFamily<Addr6>,
     slots: BTreeMap<u32, u64>,
+    /// Published regions: start and length.
+    regions: BTreeMap<u32, u32>,
     port_filter: BTreeMap<u32, u64>,
     config: Option<Config>,
     interfaces: BTreeMap<u32, Interface>,
@@ -75,6 +78,7 @@ impl FakeMaps {
             v4: FakeFamily::default(),
             v6: FakeFamily::default(),
             slots: BTreeMap::new(),
+            regions: BTreeMap::new(),
             port_filter: BTreeMap::new(),
             config: None,
             interfaces: BTreeMap::new(),
@@ -96,13 +100,6 @@ impl FakeMaps {
         &self.interfaces
     }
 
-    /// Says what is wrong with what programs would read: a published frontend with a region that
-    /// leads nowhere, or to backends that take no flow or are another service port's.
-    pub fn check(&self) -> Result<(), String> {
-        self.check_family(&self.v4)?;
-        self.check_family(&self.v6)
-    }
-
     /// One write, or its failure.
     fn write(&mut self, map: &'static str) -> MapResult {
         let fails = match &mut self.failures {
@@ -118,63 +115,23 @@ impl FakeMaps {
         Ok(())
     }
 
-    /// Elements of SLOTS that published regions of a family hold.
-    fn published<A: IpFamily>(family: &FakeFamily<A>) -> impl Iterator<Item = (&Frontend<A>, u32)> {
-        let published = family
-            .frontends
-            .values()
-            .filter(|frontend| frontend.word != 0);
-        published.map(|frontend| (frontend, Word::unpack(frontend.word).region))
-    }
-
     fn region_len(&self, start: u32) -> u32 {
         RegionHeader::unpack(self.slot(start).unwrap_or_default()).region_len()
     }
 
+    /// True if a published region has any of these elements.
     fn is_published(&self, first: u32, len: u32) -> bool {
-        let mut regions = Self::published(&self.v4)
-            .map(|(_, start)| start)
-            .chain(Self::published(&self.v6).map(|(_, start)| start));
-        regions.any(|start| start < first + len && first < start + self.region_len(start))
+        let before = self.regions.range(..first + len).next_back();
+        before.is_some_and(|(start, len)| start + len > first)
     }
 
-    fn check_family<A: IpFamily>(&self, family: &FakeFamily<A>) -> Result<(), String> {
-        for (frontend, start) in Self::published(family) {
-            let key = frontend_text(&frontend.key);
-            let end = start + self.region_len(start);
-            let content: Vec<u64> = (start..end)
-                .map(|index| self.slot(index).unwrap_or_default())
-                .collect();
-            if start == 0 || end > self.capacity.slots {
-                return Err(format!("{key}: region {start}..{end}"));
-            }
-            for id in members(&content) {
-                let Some(backend) = family.backends.get(&id) else {
-                    return Err(format!("{key}: backend {id} does not exist"));
-                };
-                let takes_flows =
-                    [BackendState::Active, BackendState::Terminating].map(|state| state as u8);
-                if !takes_flows.contains(&backend.state) {
-                    return Err(format!("{key}: backend {id} in state {}", backend.state));
-                }
-                if content
-                    .get(1)
-                    .is_none_or(|tail| *tail as u32 != backend.service_port)
-                {
-                    return Err(format!("{key}: backend {id} of another service port"));
-                }
-            }
+    /// Keeps track of the published regions.
+    fn note_word(&mut self, old: u64, word: u64) {
+        self.regions.remove(&Word::unpack(old).region);
+        if word != 0 {
+            let start = Word::unpack(word).region;
+            self.regions.insert(start, self.region_len(start));
         }
-        for (key, id) in &family.frontend_ids {
-            let frontend = family.frontends.get(id);
-            if frontend.is_none_or(|frontend| frontend.key != *key || frontend.word == 0) {
-                return Err(format!(
-                    "{}: reachable, but not published",
-                    frontend_text(key)
-                ));
-            }
-        }
-        Ok(())
     }
 }
 
@@ -232,8 +189,9 @@ macro_rules! family {
 
             fn publish(&mut self, id: u32, word: u64) -> MapResult {
                 self.write("FRONTENDS")?;
-                let frontend = self.$field.frontends.get_mut(&id).expect("written before");
-                frontend.word = word;
+                let frontend = self.$field.frontends.get_mut(&id);
+                let old = frontend.map(|found| std::mem::replace(&mut found.word, word));
+                self.note_word(old.expect("written before"), word);
                 Ok(())
             }
 
@@ -364,7 +322,7 @@ impl Maps for FakeMaps {
             first > 0 && first + len <= self.capacity.slots,
             "slots {first} + {len}"
         );
-        debug_assert!(
+        assert!(
             !self.is_published(first, len),
             "slots {first} + {len} are published"
         );

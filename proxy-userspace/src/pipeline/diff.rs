@@ -2,19 +2,21 @@
 //! Pure. Make before break: what is pointed to is made first, then published, and what nothing
 //! points to is removed last, so every prefix of a Plan is safe.
 
+mod publication;
+
+pub use publication::Publication;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use proxy_common::frontend::flags;
 use proxy_common::node::cluster_ip;
 use proxy_common::port_filter::{bit, index};
-use proxy_common::{BackendState, FrontendKey, FrontendKind, RegionHeader, RegionTail, Side};
+use proxy_common::{BackendState, FrontendKey, Side};
 
 use crate::family::{Endpoint, IpFamily, Prefix};
-use crate::pipeline::actual::{ActualPort, ActualState, render};
+use crate::pipeline::actual::{ActualPort, ActualState};
 use crate::pipeline::desired::{
     DesiredBackend, DesiredFrontend, DesiredPort, DesiredState, ServicePortName, TouchedPorts,
-    TrafficPolicy,
 };
 
 /// One operation. Ids and regions are allocated when it is performed.
@@ -95,23 +97,6 @@ pub struct RangeOp<A: IpFamily> {
     pub range: Prefix<A>,
 }
 
-/// A frontend and what its region says.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Publication<A: IpFamily> {
-    /// The service port.
-    pub name: Arc<ServicePortName>,
-    /// The frontend.
-    pub key: FrontendKey<A>,
-    /// Head of the region.
-    pub header: RegionHeader,
-    /// Affinity timeout.
-    pub affinity_timeout_secs: u32,
-    /// The Cluster part.
-    pub cluster: Arc<[Endpoint<A>]>,
-    /// The Local part.
-    pub local: Arc<[Endpoint<A>]>,
-}
-
 /// Operations in order.
 #[derive(Debug)]
 pub struct Plan<A: IpFamily> {
@@ -163,65 +148,6 @@ pub fn diff<A: IpFamily>(
     Plan {
         ops: filter.chain(ops).collect(),
     }
-}
-
-impl<A: IpFamily> Publication<A> {
-    /// The content of the region, or `None` if a member has no backend yet.
-    pub fn content(&self, port: &ActualPort<A>) -> Option<Vec<u64>> {
-        let tail = RegionTail {
-            service_port: port.id,
-            affinity_timeout_secs: self.affinity_timeout_secs,
-        };
-        render(
-            port,
-            [&self.cluster, &self.local],
-            [self.header.pack(), tail.pack()],
-        )
-    }
-
-    /// What a frontend's region should say.
-    fn of(name: &Arc<ServicePortName>, port: &DesiredPort<A>, at: &DesiredFrontend<A>) -> Self {
-        let is_local = port.policy(at.kind) == TrafficPolicy::Local;
-        // A ClusterIP has no short-circuit to the Cluster set (S-071), the others have (S-081).
-        let cluster = match (is_local, at.kind) {
-            (true, FrontendKind::ClusterIp) => Arc::default(),
-            _ => port.cluster.clone(),
-        };
-        let local = match is_local {
-            true => port.local.clone(),
-            false => Arc::default(),
-        };
-        let has_ranges = at.kind == FrontendKind::LoadBalancer && !port.source_ranges.is_empty();
-        let flags = [
-            (is_local, flags::LOCAL_POLICY),
-            (port.has_endpoints, flags::HAS_ENDPOINTS),
-            (has_ranges, flags::SOURCE_RANGES),
-            (
-                has_ranges && port.source_ranges_have_node,
-                flags::SOURCE_RANGES_NODE,
-            ),
-        ];
-        let flags = flags.into_iter().filter(|(is_set, _)| *is_set);
-        let header = RegionHeader {
-            cluster_count: count(&cluster),
-            local_count: count(&local),
-            flags: flags.fold(0, |all, (_, flag)| all | flag),
-            kind: at.kind as u8,
-        };
-        let affinity_timeout_secs = port.affinity_timeout_secs;
-        Self {
-            name: name.clone(),
-            key: at.key,
-            header,
-            affinity_timeout_secs,
-            cluster,
-            local,
-        }
-    }
-}
-
-fn count<T>(part: &[T]) -> u32 {
-    u32::try_from(part.len()).unwrap_or(u32::MAX)
 }
 
 /// Bits of PORT_FILTER that are needed and not written.

@@ -16,3 +16,6 @@ pub mod status;
 
 pub use desired::node::LocalAddress;
 pub use reconciler::{Reconciler, Report};
+
+#[cfg(test)]
+mod tests;

@@ -1,21 +1,22 @@
 //! The stages behind the watch, called in order. No I/O but the writes to the given maps; time is
 //! an argument.
 
+mod node_state;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use proxy_common::node::cluster_ip;
-use proxy_common::{Addr4, Addr6, Config};
+use proxy_common::{Addr4, Addr6};
 
 use crate::family::{IpFamily, Prefix};
-use crate::ip_text::parse_cidr;
 use crate::maps::{Capacity, FamilyMaps, MapError, Maps};
-use crate::objects::{Kind, ObjectEvent, ObjectName};
+use crate::objects::{ObjectEvent, ObjectName};
 use crate::pipeline::actual::{ActualState, SharedState};
 use crate::pipeline::apply::{Obstacle, Outcome, apply};
-use crate::pipeline::desired::node::{self, LocalAddress, NodeFacts};
+use crate::pipeline::desired::node::{LocalAddress, NodeFacts};
 use crate::pipeline::desired::service::{self, Context};
 use crate::pipeline::desired::{DesiredState, ServicePortName, TouchedPorts};
 use crate::pipeline::diff::diff;
@@ -181,19 +182,6 @@ impl Reconciler {
         resting.into_iter().flatten().chain([retry]).min()
     }
 
-    /// Facts of the node; where they change, every Service is computed anew (S-070, S-174).
-    fn update_node(&mut self, is_touched: bool) {
-        if !is_touched && !self.is_node_touched {
-            return;
-        }
-        self.is_node_touched = true;
-        let node = NodeFacts::of(&self.settings, self.store.node());
-        if node != self.node {
-            self.node = node;
-            self.store.touch_all();
-        }
-    }
-
     fn update_services(&mut self, touched: BTreeSet<ObjectName>) {
         let context = Context {
             settings: &self.settings,
@@ -219,89 +207,12 @@ impl Reconciler {
         }
     }
 
-    /// ServiceCIDRs, each counted for every object that lists it (S-079).
-    fn update_service_cidrs(&mut self, is_touched: bool) {
-        if !is_touched {
-            return;
-        }
-        self.is_node_touched = true;
-        let parse =
-            |texts: &Vec<String>| texts.iter().filter_map(|text| parse_cidr(text)).collect();
-        let cidrs: BTreeMap<ObjectName, Vec<IpNet>> = self
-            .store
-            .service_cidrs()
-            .iter()
-            .map(|(name, texts)| (name.clone(), parse(texts)))
-            .collect();
-        for net in cidrs.values().flatten() {
-            self.v4.add_service_cidr(net);
-            self.v6.add_service_cidr(net);
-        }
-        for net in self.service_cidrs.values().flatten() {
-            self.v4.remove_service_cidr(net);
-            self.v6.remove_service_cidr(net);
-        }
-        self.service_cidrs = cidrs;
-        if self.store.is_listed(Kind::ServiceCidr) {
-            self.v4.touch_unallocated();
-            self.v6.touch_unallocated();
-        }
-    }
-
     /// Before the first write behind the barrier, what was restored is compared as a whole.
     fn prepare_pruning(&mut self) {
         if !std::mem::replace(&mut self.has_pruned, true) {
             self.v4.touch_restored();
             self.v6.touch_restored();
         }
-    }
-
-    /// CONFIG and NODE_ADDRESSES: as soon as the Node is known, or known to be missing.
-    fn write_node<M: Maps>(&mut self, maps: &mut M, report: &mut Report) {
-        let is_settled = self.store.is_synced() || self.store.is_listed(Kind::Node);
-        if !self.is_node_touched || !is_settled {
-            return;
-        }
-        let before = report.failed + report.full;
-        let config = self.config();
-        if self.shared.config != Some(config) {
-            match maps.write_config(&config) {
-                Ok(()) => {
-                    report.writes += 1;
-                    self.shared.config = Some(config);
-                }
-                Err(error) => report.fail(&error),
-            }
-        }
-        let (settings, node, local) = (&self.settings, &self.node, &self.local_addresses);
-        write_addresses(
-            node::addresses(settings, node, local),
-            maps,
-            &mut self.v4.actual,
-            report,
-        );
-        write_addresses(
-            node::addresses(settings, node, local),
-            maps,
-            &mut self.v6.actual,
-            report,
-        );
-        self.is_node_touched = report.failed + report.full > before;
-    }
-
-    /// CONFIG as it should be; restored ServiceCIDRs stay until they are listed.
-    fn config(&self) -> Config {
-        let mut nets: Vec<IpNet> = self.service_cidrs.values().flatten().copied().collect();
-        nets.sort();
-        nets.dedup();
-        let mut config = node::config(&self.settings, &self.node, &nets);
-        if let Some(known) = &self.shared.config
-            && !self.store.is_listed(Kind::ServiceCidr)
-        {
-            config.v4.service_cidrs = known.v4.service_cidrs;
-            config.v6.service_cidrs = known.v6.service_cidrs;
-        }
-        config
     }
 }
 
@@ -407,42 +318,6 @@ impl Report {
         for obstacle in obstacles {
             self.pending += 1;
             self.full += u64::from(matches!(obstacle, Obstacle::Full(_)));
-        }
-    }
-}
-
-/// Writes the difference in NODE_ADDRESSES, additions first.
-fn write_addresses<A: IpFamily, M: FamilyMaps<A>>(
-    desired: BTreeMap<A, u32>,
-    maps: &mut M,
-    actual: &mut ActualState<A>,
-    report: &mut Report,
-) {
-    for (addr, flags) in &desired {
-        if actual.node_addresses.get(addr) == Some(flags) {
-            continue;
-        }
-        match maps.insert_node_address(addr, *flags) {
-            Ok(()) => {
-                report.writes += 1;
-                actual.node_addresses.insert(*addr, *flags);
-            }
-            Err(error) => report.fail(&error),
-        }
-    }
-    let gone: Vec<A> = actual
-        .node_addresses
-        .keys()
-        .filter(|addr| !desired.contains_key(addr))
-        .copied()
-        .collect();
-    for addr in gone {
-        match maps.remove_node_address(&addr) {
-            Ok(()) => {
-                report.writes += 1;
-                actual.node_addresses.remove(&addr);
-            }
-            Err(error) => report.fail(&error),
         }
     }
 }

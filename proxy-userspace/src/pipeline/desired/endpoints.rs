@@ -240,3 +240,62 @@ fn add<'a, A: IpFamily>(
         *known = facts;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use proxy_common::Addr4;
+
+    use super::*;
+
+    fn any_hints() -> impl Strategy<Value = EndpointHints> {
+        let names = || {
+            prop::collection::vec(
+                prop::sample::select(vec!["a", "b"])
+                    .prop_map(|name| HintName { name: name.into() }),
+                0..2,
+            )
+        };
+        (names(), names()).prop_map(|(for_zones, for_nodes)| EndpointHints {
+            for_zones,
+            for_nodes,
+        })
+    }
+
+    proptest! {
+        /// Rules: S-066, S-067, S-068, S-073.
+        #[test]
+        fn cluster_set_is_empty_only_where_nobody_could_serve(
+            all in prop::collection::vec((any::<[bool; 4]>(), any_hints()), 0..6),
+            node_name in "[ab]?",
+            zone in "[ab]?",
+        ) {
+            let node = NodeFacts { name: node_name, zone, ..NodeFacts::default() };
+            let endpoints: Endpoints<'_, Addr4> = (1..)
+                .zip(&all)
+                .map(|(port, ([ready, serving, terminating, local], hints))| {
+                    let endpoint = Endpoint { addr: Addr4::from_octets([10, 4, 1, 1]), port };
+                    let facts = EndpointFacts {
+                        is_ready: *ready,
+                        is_serving: *serving,
+                        is_terminating: *terminating,
+                        is_local: *local,
+                        hints: Some(hints),
+                    };
+                    (endpoint, facts)
+                })
+                .collect();
+            let sets = sets(&endpoints, &node);
+            let can_serve = |facts: &EndpointFacts<'_>| facts.is_ready || facts.is_fallback();
+            let anybody = endpoints.values().any(can_serve);
+            prop_assert_eq!(sets.cluster.is_empty(), !anybody);
+            prop_assert_eq!(sets.has_endpoints, anybody);
+            for set in [&sets.cluster, &sets.local] {
+                prop_assert!(set.iter().all(|endpoint| can_serve(&endpoints[endpoint])));
+                let ready = set.iter().filter(|endpoint| endpoints[endpoint].is_ready).count();
+                prop_assert!(ready == 0 || ready == set.len());
+            }
+            prop_assert!(sets.local.iter().all(|endpoint| endpoints[endpoint].is_local));
+        }
+    }
+}

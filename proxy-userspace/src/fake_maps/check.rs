@@ -1,0 +1,65 @@
+//! What must hold of the maps after every single write.
+
+use proxy_common::{BackendState, Frontend, Word};
+
+use super::{FakeFamily, FakeMaps};
+use crate::family::{IpFamily, frontend_text};
+use crate::maps::Maps;
+use crate::pipeline::actual::members;
+
+impl FakeMaps {
+    /// Says what is wrong with what programs would read: a published frontend with a region that
+    /// leads nowhere, or to backends that take no flow or are another service port's.
+    pub fn check(&self) -> Result<(), String> {
+        self.check_family(&self.v4)?;
+        self.check_family(&self.v6)
+    }
+
+    fn check_family<A: IpFamily>(&self, family: &FakeFamily<A>) -> Result<(), String> {
+        for (frontend, start) in published(family) {
+            let key = frontend_text(&frontend.key);
+            let end = start + self.region_len(start);
+            let content: Vec<u64> = (start..end)
+                .map(|index| self.slot(index).unwrap_or_default())
+                .collect();
+            if start == 0 || end > self.capacity.slots {
+                return Err(format!("{key}: region {start}..{end}"));
+            }
+            for id in members(&content) {
+                let Some(backend) = family.backends.get(&id) else {
+                    return Err(format!("{key}: backend {id} does not exist"));
+                };
+                let takes_flows =
+                    [BackendState::Active, BackendState::Terminating].map(|state| state as u8);
+                if !takes_flows.contains(&backend.state) {
+                    return Err(format!("{key}: backend {id} in state {}", backend.state));
+                }
+                if content
+                    .get(1)
+                    .is_none_or(|tail| *tail as u32 != backend.service_port)
+                {
+                    return Err(format!("{key}: backend {id} of another service port"));
+                }
+            }
+        }
+        for (key, id) in &family.frontend_ids {
+            let frontend = family.frontends.get(id);
+            if frontend.is_none_or(|frontend| frontend.key != *key || frontend.word == 0) {
+                return Err(format!(
+                    "{}: reachable, but not published",
+                    frontend_text(key)
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Published frontends, and where their regions start.
+fn published<A: IpFamily>(family: &FakeFamily<A>) -> impl Iterator<Item = (&Frontend<A>, u32)> {
+    let published = family
+        .frontends
+        .values()
+        .filter(|frontend| frontend.word != 0);
+    published.map(|frontend| (frontend, Word::unpack(frontend.word).region))
+}
