@@ -180,22 +180,27 @@ fn closed_bit(tcp: u8) -> u8 {
     (tcp >> 2 | tcp & (tcp >> 1)) & 1
 }
 
-/// True if the flow must be decided anew: a SYN on a closed TCP connection (S-121), or a UDP
-/// datagram whose backend is gone (S-124, S-126).
+/// True if the entry does not describe the packet's flow: a SYN on a closed TCP connection
+/// (S-121), a UDP datagram whose backend is gone (S-124, S-126), or a SYN-ACK on a closed TCP
+/// connection: the client's SYN did not come by, so it dialed the backend itself, from the port of
+/// an earlier connection.
 #[inline(always)]
 fn is_over<F: Family, T: Tables<F>>(
     tables: &T,
     headers: &Headers<F>,
     connection: &Connection<F::Addr>,
 ) -> bool {
-    if is_reply(connection) {
-        return false;
-    }
+    let is_reply = is_reply(connection);
     match headers.protocol {
         protocol::TCP => {
-            headers.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN && closed_bit(connection.tcp) != 0
+            let start = if is_reply {
+                tcp::SYN | tcp::ACK
+            } else {
+                tcp::SYN
+            };
+            headers.tcp_flags & (tcp::SYN | tcp::ACK) == start && closed_bit(connection.tcp) != 0
         }
-        protocol::UDP => match tables.backend(connection.backend) {
+        protocol::UDP if !is_reply => match tables.backend(connection.backend) {
             Some(backend) => backend.generation != connection.generation,
             None => true,
         },
