@@ -9,15 +9,37 @@ use proxy_common::{
     ABI_VERSION, Addr4, Addr6, Backend, BackendState, Be16, Be32, ClusterIpKey, Config, Frontend,
     FrontendKey,
 };
+use proxy_userspace::datapath::catalog::MapSizes;
 use proxy_userspace::datapath::interfaces::{Plan, Rules, local_addresses, plan};
 use proxy_userspace::datapath::maps::KernelMaps;
 use proxy_userspace::datapath::netlink::{Changes, Reader};
 use proxy_userspace::datapath::pin::{PinError, PinKind, Pins};
 use proxy_userspace::datapath::{
-    Datapath, DatapathError, TcChoice, attach, cleanup, environment, load, sys,
+    Datapath, DatapathError, DatapathOptions, TcChoice, attach, cleanup, environment, load, sys,
 };
 use proxy_userspace::maps::{FamilyMaps, MapError, Maps as _};
 use support::{Place, run};
+
+/// Options with small maps.
+fn options(place: &Place, tc: TcChoice) -> DatapathOptions {
+    DatapathOptions {
+        bpffs: place.bpffs().to_owned(),
+        cgroup: Some(place.cgroup().to_owned()),
+        tc,
+        sizes: MapSizes {
+            frontends: 64,
+            backends: 64,
+            slots: 256,
+            flows: 256,
+            handshakes: 256,
+            affinity: 64,
+            sockets: 64,
+            cluster_ips: 64,
+            source_ranges: 64,
+        },
+        ..DatapathOptions::default()
+    }
+}
 
 fn config(abi_version: u32) -> Config {
     Config {
@@ -56,7 +78,7 @@ fn add_interfaces() {
 }
 
 fn start(place: &Place, tc: TcChoice) -> (Datapath, KernelMaps) {
-    let (mut datapath, mut maps) = Datapath::load(&place.options(tc)).unwrap();
+    let (mut datapath, mut maps) = Datapath::load(&options(place, tc)).unwrap();
     maps.write_config(&config(ABI_VERSION)).unwrap();
     datapath.attach_sockets().unwrap();
     datapath.start_interfaces(&mut maps, plans());
@@ -105,8 +127,8 @@ fn restart_adopts_maps_and_swaps_programs_behind_the_same_links() {
 #[test]
 fn second_agent_is_refused_while_the_first_runs() {
     let place = Place::enter();
-    let _first = Datapath::load(&place.options(TcChoice::Auto)).unwrap();
-    let second = Datapath::load(&place.options(TcChoice::Auto));
+    let _first = Datapath::load(&options(&place, TcChoice::Auto)).unwrap();
+    let second = Datapath::load(&options(&place, TcChoice::Auto));
     assert!(
         matches!(second, Err(DatapathError::Pin(PinError::InUse { .. }))),
         "{second:?}"
@@ -126,7 +148,7 @@ fn map_of_a_stranger_is_refused_and_kept() {
     sys::pin(stranger.as_fd(), &path).unwrap();
     let id = sys::map_info(stranger.as_fd()).unwrap().id;
 
-    let error = Datapath::load(&place.options(TcChoice::Auto)).unwrap_err();
+    let error = Datapath::load(&options(&place, TcChoice::Auto)).unwrap_err();
     assert!(
         error.to_string().contains("SLOTS is a map of 4 + 12 bytes"),
         "{error}"
@@ -143,10 +165,10 @@ fn map_of_a_stranger_is_refused_and_kept() {
 #[test]
 fn other_abi_version_is_refused_and_kept() {
     let place = Place::enter();
-    let (datapath, mut maps) = Datapath::load(&place.options(TcChoice::Auto)).unwrap();
+    let (datapath, mut maps) = Datapath::load(&options(&place, TcChoice::Auto)).unwrap();
     maps.write_config(&config(ABI_VERSION + 1)).unwrap();
     drop(datapath);
-    let error = Datapath::load(&place.options(TcChoice::Auto)).unwrap_err();
+    let error = Datapath::load(&options(&place, TcChoice::Auto)).unwrap_err();
     assert!(error.to_string().contains("map ABI version 2"), "{error}");
     assert_eq!(maps.config().unwrap().abi_version, ABI_VERSION + 1);
 }
@@ -155,7 +177,7 @@ fn other_abi_version_is_refused_and_kept() {
 fn folder_that_is_no_bpffs_is_refused_before_anything_is_made() {
     let place = Place::enter();
     let folder = tempfile::tempdir().unwrap();
-    let mut options = place.options(TcChoice::Auto);
+    let mut options = options(&place, TcChoice::Auto);
     options.bpffs = folder.path().join("deeper");
     let error = Datapath::load(&options).unwrap_err();
     assert!(error.to_string().contains("is not on a bpffs"), "{error}");
@@ -165,7 +187,7 @@ fn folder_that_is_no_bpffs_is_refused_before_anything_is_made() {
 #[test]
 fn folder_that_is_no_cgroup_is_refused_before_anything_is_made() {
     let place = Place::enter();
-    let mut options = place.options(TcChoice::Auto);
+    let mut options = options(&place, TcChoice::Auto);
     options.cgroup = Some("/proc".into());
     let error = Datapath::load(&options).unwrap_err();
     assert!(
@@ -180,7 +202,7 @@ fn folder_that_is_no_cgroup_is_refused_before_anything_is_made() {
 #[test]
 fn missing_object_is_refused_with_what_to_do() {
     let place = Place::enter();
-    let mut options = place.options(TcChoice::Auto);
+    let mut options = options(&place, TcChoice::Auto);
     options.object = &[];
     let error = Datapath::load(&options).unwrap_err();
     assert_eq!(
@@ -193,7 +215,7 @@ fn missing_object_is_refused_with_what_to_do() {
 #[test]
 fn object_that_does_not_load_leaves_no_pins() {
     let place = Place::enter();
-    let mut options = place.options(TcChoice::Auto);
+    let mut options = options(&place, TcChoice::Auto);
     options.object = &[0; 64];
     Datapath::load(&options).unwrap_err();
     assert!(Pins::at(place.bpffs()).names(PinKind::Maps).is_empty());
@@ -294,7 +316,7 @@ fn interfaces_that_come_and_go_are_followed() {
 }
 
 fn start_empty(place: &Place) -> (Datapath, KernelMaps) {
-    let (mut datapath, mut maps) = Datapath::load(&place.options(TcChoice::Auto)).unwrap();
+    let (mut datapath, mut maps) = Datapath::load(&options(place, TcChoice::Auto)).unwrap();
     datapath.start_interfaces(&mut maps, BTreeMap::new());
     (datapath, maps)
 }
@@ -318,7 +340,7 @@ fn number_of_a_vanished_interface_serves_the_next_one() {
 #[test]
 fn mapped_elements_are_what_the_kernel_sees() {
     let place = Place::enter();
-    let (datapath, mut maps) = Datapath::load(&place.options(TcChoice::Auto)).unwrap();
+    let (datapath, mut maps) = Datapath::load(&options(&place, TcChoice::Auto)).unwrap();
     let backend = |last: u8| Backend {
         addr: Addr6::from_octets([0xfd, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, last]),
         port: Be16::new(8080),
@@ -342,7 +364,7 @@ fn mapped_elements_are_what_the_kernel_sees() {
 #[test]
 fn published_word_is_the_first_of_the_frontend() {
     let place = Place::enter();
-    let (datapath, mut maps) = Datapath::load(&place.options(TcChoice::Auto)).unwrap();
+    let (datapath, mut maps) = Datapath::load(&options(&place, TcChoice::Auto)).unwrap();
     let frontend = Frontend {
         word: 0,
         key: key(9),
@@ -360,7 +382,7 @@ fn published_word_is_the_first_of_the_frontend() {
 #[test]
 fn full_maps_and_ids_beyond_the_end_say_so() {
     let place = Place::enter();
-    let (_datapath, mut maps) = Datapath::load(&place.options(TcChoice::Auto)).unwrap();
+    let (_datapath, mut maps) = Datapath::load(&options(&place, TcChoice::Auto)).unwrap();
     assert_eq!(maps.capacity().frontends, 64);
     let is_full = |result| matches!(result, Err(MapError::Full { limit: 64, .. }));
     assert!(is_full(FamilyMaps::<Addr4>::publish(&mut maps, 64, 1)));
@@ -385,7 +407,7 @@ fn full_maps_and_ids_beyond_the_end_say_so() {
 #[test]
 fn clock_and_namespace_are_measured() {
     let place = Place::enter();
-    let (datapath, _maps) = Datapath::load(&place.options(TcChoice::Auto)).unwrap();
+    let (datapath, _maps) = Datapath::load(&options(&place, TcChoice::Auto)).unwrap();
     let hz = environment::measure_hz(datapath.programs().get(load::JIFFIES)).unwrap();
     assert!([100, 250, 300, 1000].contains(&hz), "{hz}");
     assert_ne!(environment::netns_cookie(), 0);

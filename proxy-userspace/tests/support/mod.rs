@@ -7,8 +7,6 @@ use std::process::Command;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use proxy_userspace::datapath::catalog::MapSizes;
-use proxy_userspace::datapath::{DatapathOptions, TcChoice};
 
 /// The guard.
 pub struct Place {
@@ -41,25 +39,9 @@ impl Place {
         self.folder.path()
     }
 
-    /// Options with small maps.
-    pub fn options(&self, tc: TcChoice) -> DatapathOptions {
-        DatapathOptions {
-            bpffs: self.bpffs().to_owned(),
-            cgroup: Some(self.cgroup.clone()),
-            tc,
-            sizes: MapSizes {
-                frontends: 64,
-                backends: 64,
-                slots: 256,
-                flows: 256,
-                handshakes: 256,
-                affinity: 64,
-                sockets: 64,
-                cluster_ips: 64,
-                source_ranges: 64,
-            },
-            ..DatapathOptions::default()
-        }
+    /// The child cgroup.
+    pub fn cgroup(&self) -> &Path {
+        &self.cgroup
     }
 }
 
