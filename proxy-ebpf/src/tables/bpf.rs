@@ -191,13 +191,14 @@ macro_rules! family {
                     return false;
                 };
                 // SAFETY: the pointer is valid for the program run; several CPUs may store the same
-                // facts at once, each a single aligned store.
+                // facts at once. A FIN bit lost to another CPU's costs a longer lifetime: kernel 5.10
+                // has no atomic or.
                 unsafe {
                     if (*entry).tag != key.tag() {
                         return false;
                     }
                     ptr::addr_of_mut!((*entry).last_seen_secs).write_volatile(now);
-                    ptr::addr_of_mut!((*entry).tcp).write_volatile(tcp);
+                    (*entry).tcp |= tcp;
                 }
                 true
             }

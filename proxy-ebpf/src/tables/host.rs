@@ -160,7 +160,7 @@ impl<F: Family> Tables<F> for HostTables<F> {
         match self.written.borrow_mut().table(table).get_mut(key) {
             Some(entry) if entry.tag == key.tag() => {
                 entry.last_seen_secs = now;
-                entry.tcp = tcp;
+                entry.tcp |= tcp;
                 true
             }
             _ => false,
