@@ -6,6 +6,7 @@
 //! [`agent`] runs the real binary on a node. [`rig`] puts all of them together.
 
 pub mod agent;
+pub mod cases;
 pub mod lab;
 pub mod manifests;
 pub mod net;

@@ -1,0 +1,159 @@
+//! Tracked flows of a case, by both of their entries.
+
+use bytemuck::Zeroable;
+use proxy_common::flow::{Path, flags, path};
+use proxy_common::{Be16, Connection, FlowKey, Tuple, protocol};
+
+use super::world::{At, CaseFamily, GENERATION};
+
+/// Which entries exist.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Halves {
+    /// Both.
+    Both,
+    /// The Reply direction was evicted.
+    OriginalOnly,
+    /// The Original direction was evicted.
+    ReplyOnly,
+}
+
+/// Which table holds them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Age {
+    /// HANDSHAKES: no reply yet.
+    Handshake,
+    /// FLOWS.
+    Established,
+}
+
+/// One known connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Flow {
+    /// IP protocol.
+    pub protocol: u8,
+    /// Who dials.
+    pub client: At,
+    /// What is dialed.
+    pub dialed: At,
+    /// The source that the backend sees.
+    pub source: At,
+    /// The backend.
+    pub backend: At,
+    /// BackendId: 0 means that of the first backend for the protocol.
+    pub backend_id: u32,
+    /// The backend's generation at the decision.
+    pub generation: u32,
+    /// Way of the Original direction.
+    pub path: Path,
+    /// Way of the Reply direction.
+    pub reply_path: Path,
+    /// In which table.
+    pub age: Age,
+    /// Seconds since the last packet.
+    pub idle_secs: u32,
+    /// `flow::tcp` bits.
+    pub tcp: u8,
+    /// `flow::flags` beside REPLY and REPLIED.
+    pub flags: u16,
+    /// Which entries exist.
+    pub halves: Halves,
+}
+
+/// A path of `kind` by `ifindex`, with the usual MTU where it redirects.
+pub fn by(kind: u8, ifindex: u32) -> Path {
+    let mtu = super::world::DEVICES
+        .iter()
+        .find(|device| device.ifindex == ifindex)
+        .map_or(0, |device| device.mtu as u16);
+    Path {
+        kind,
+        pad: 0,
+        mtu,
+        ifindex,
+    }
+}
+
+/// An established TCP flow through the stack: source kept.
+pub fn stack(client: At, dialed: At, backend: At) -> Flow {
+    Flow {
+        protocol: protocol::TCP,
+        client,
+        dialed,
+        source: client,
+        backend,
+        backend_id: 0,
+        generation: GENERATION,
+        path: by(path::INGRESS_STACK, 0),
+        reply_path: by(path::EGRESS_STACK, 0),
+        age: Age::Established,
+        idle_secs: 0,
+        tcp: 0,
+        flags: 0,
+        halves: Halves::Both,
+    }
+}
+
+/// An established TCP flow that is redirected both ways, with SNAT to `source`.
+pub fn snat(client: At, dialed: At, source: At, backend: At, out: u32, back: u32) -> Flow {
+    Flow {
+        source,
+        path: by(path::INGRESS_NEIGH, out),
+        reply_path: by(path::INGRESS_NEIGH, back),
+        flags: flags::SNAT,
+        ..stack(client, dialed, backend)
+    }
+}
+
+impl Flow {
+    /// The same over UDP.
+    pub fn udp(self) -> Self {
+        Self {
+            protocol: protocol::UDP,
+            ..self
+        }
+    }
+
+    /// Both entries: key and value of the Original, then of the Reply direction.
+    pub fn entries<F: CaseFamily>(&self, frontend: u32, backend: u32, now: u32) -> [Entry<F>; 2] {
+        let tuple = |src: At, dst: At| Tuple {
+            src: F::address(src.0),
+            dst: F::address(dst.0),
+            sport: Be16::new(src.1),
+            dport: Be16::new(dst.1),
+        };
+        let key = FlowKey::new(tuple(self.client, self.dialed), self.protocol);
+        let reply_key = FlowKey::new(tuple(self.backend, self.source), self.protocol);
+        let replied = match self.age {
+            Age::Handshake => 0,
+            Age::Established => flags::REPLIED,
+        };
+        let mut original = Connection::zeroed();
+        original.to = reply_key.tuple.reversed();
+        original.tag = key.tag();
+        original.last_seen_secs = now.wrapping_sub(self.idle_secs);
+        original.backend = if self.backend_id == 0 {
+            backend
+        } else {
+            self.backend_id
+        };
+        original.generation = self.generation;
+        original.frontend = frontend;
+        original.path = self.path;
+        original.other_path = self.reply_path;
+        original.flags = self.flags | replied;
+        original.tcp = self.tcp;
+        let mut reply = original;
+        reply.to = key.tuple.reversed();
+        reply.tag = reply_key.tag();
+        reply.path = self.reply_path;
+        reply.other_path = self.path;
+        reply.flags |= flags::REPLY;
+        [(key, original), (reply_key, reply)]
+    }
+}
+
+/// Key and value in HANDSHAKES or FLOWS.
+pub type Entry<F> = (
+    FlowKey<<F as proxy_ebpf::Family>::Addr>,
+    Connection<<F as proxy_ebpf::Family>::Addr>,
+);

@@ -1,0 +1,163 @@
+//! Cases on the host: the pipeline library over plain collections.
+
+use std::cell::Cell;
+
+use proxy_common::{Be16, Tuple, protocol};
+use proxy_ebpf::environment::RouteQuery;
+use proxy_ebpf::packet::host::HostPacket;
+use proxy_ebpf::pipeline::host::HostSteps;
+use proxy_ebpf::tables::host::HostTables;
+use proxy_ebpf::{Environment, Hook, Tables, Verdict};
+
+use super::packets::L3;
+use super::world::{At, CaseFamily, MARK, World, route};
+use super::{Case, Outcome};
+
+/// Seconds of the clock in host runs.
+pub const NOW: u32 = 1_000_000;
+
+/// The kernel around a packet, as the world says it is.
+#[derive(Clone, Debug)]
+pub struct HostEnvironment {
+    /// The hook.
+    pub hook: Hook,
+    /// Its interface.
+    pub ifindex: u32,
+    /// Seconds of the clock.
+    pub now: u32,
+    /// State of the random numbers.
+    pub seed: Cell<u32>,
+    /// Connected UDP sockets: own address, peer.
+    pub sockets: Vec<(At, At)>,
+}
+
+impl HostEnvironment {
+    /// At a hook of the world's node.
+    pub fn new(world: &World, hook: Hook, ifindex: u32, now: u32) -> Self {
+        Self {
+            hook,
+            ifindex,
+            now,
+            seed: Cell::new(0x2545_f491),
+            sockets: world.sockets.clone(),
+        }
+    }
+}
+
+impl<F: CaseFamily> Environment<F> for HostEnvironment {
+    fn hook(&self) -> Hook {
+        self.hook
+    }
+
+    fn ifindex(&self) -> u32 {
+        self.ifindex
+    }
+
+    fn now_secs(&self, _hz: u32) -> u32 {
+        self.now
+    }
+
+    fn random(&self) -> u32 {
+        // xorshift32 (Marsaglia).
+        let mut state = self.seed.get();
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        self.seed.set(state);
+        state
+    }
+
+    fn route(&self, query: &RouteQuery<F>) -> Option<u32> {
+        route::<F>(&query.tuple.dst)
+    }
+
+    fn socket_owns(&self, tuple: &Tuple<F::Addr>, protocol: u8) -> bool {
+        protocol == protocol::UDP
+            && self.sockets.iter().any(|(own, peer)| {
+                *tuple
+                    == Tuple {
+                        src: F::address(peer.0),
+                        dst: F::address(own.0),
+                        sport: Be16::new(peer.1),
+                        dport: Be16::new(own.1),
+                    }
+            })
+    }
+}
+
+/// Sends bytes down the path over `tables`; what the hook does around it included.
+pub fn send<F: CaseFamily>(
+    tables: &HostTables<F>,
+    env: &HostEnvironment,
+    bytes: Vec<u8>,
+    segment_len: u32,
+) -> Outcome {
+    tables.written.borrow_mut().counters.clear();
+    let mut packet = HostPacket::new(bytes);
+    packet.segment_len = segment_len;
+    let (verdict, _) = HostSteps::<F, _, _, _>::run(&mut packet, tables, env, L3);
+    if verdict == Verdict::Drop {
+        packet.bytes.clear();
+    }
+    Outcome {
+        verdict,
+        bytes: packet.bytes,
+        counters: tables.written.borrow().counters.clone(),
+    }
+}
+
+/// Runs a case and returns what came of it, and the tables after it.
+pub fn run<F: CaseFamily>(case: &Case, hz: u32, now: u32) -> (Outcome, HostTables<F>) {
+    let tables = case.world.tables::<F>(hz, now);
+    let env = HostEnvironment::new(&case.world, case.hook, case.ifindex, now);
+    if case.mark & MARK != 0 && Tables::<F>::config(&tables).is_some() {
+        // The hook's own part: a packet that carries our mark does not come down the path.
+        let counters = [(proxy_common::Counter::Redirected, 1)].into();
+        let outcome = Outcome {
+            verdict: Verdict::Pass,
+            bytes: case.bytes::<F>(),
+            counters,
+        };
+        return (outcome, tables);
+    }
+    let outcome = send(&tables, &env, case.bytes::<F>(), case.segment_len);
+    (outcome, tables)
+}
+
+/// Runs every case on the host and returns what went wrong, in words.
+pub fn run_all<F: CaseFamily>(cases: &[Case]) -> Vec<String> {
+    let mut complaints = Vec::new();
+    for case in cases.iter().filter(|case| case.holds_for::<F>()) {
+        let (outcome, tables) = run::<F>(case, 1, NOW);
+        let mut complaint = outcome.differs(&case.expected::<F>());
+        if let Some(flows) = &case.flows_after {
+            let world = World {
+                flows: flows.clone(),
+                ..case.world.clone()
+            };
+            let expected = world.tables::<F>(1, NOW);
+            let difference = flows_differ(&tables, &expected);
+            complaint = complaint.into_iter().chain(difference).reduce(|a, b| a + &b);
+        }
+        complaints.extend(complaint.map(|text| format!("{} ({}): {text}", case.name, F::NAME)));
+    }
+    complaints
+}
+
+/// How the known flows differ, in words.
+pub fn flows_differ<F: CaseFamily>(ours: &HostTables<F>, expected: &HostTables<F>) -> Option<String> {
+    let (ours, expected) = (ours.written.borrow(), expected.written.borrow());
+    let mut text = String::new();
+    for (name, ours, expected) in [
+        ("HANDSHAKES", &ours.handshakes, &expected.handshakes),
+        ("FLOWS", &ours.flows, &expected.flows),
+    ] {
+        for (key, value) in ours.iter().filter(|entry| expected.get(entry.0) != Some(entry.1)) {
+            text += &format!("\n  {name} has {key:?}\n    {value:?}");
+        }
+        for (key, value) in expected.iter().filter(|entry| ours.get(entry.0) != Some(entry.1)) {
+            text += &format!("\n  {name} should have {key:?}\n    {value:?}");
+        }
+    }
+    (!text.is_empty()).then_some(text)
+}

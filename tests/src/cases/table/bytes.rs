@@ -1,0 +1,128 @@
+//! Headers of every shape: options, fragments, odd checksums, and packets that end early.
+
+use proxy_common::{Counter, Counter::*, protocol};
+
+use super::super::flows::stack;
+use super::super::packets::*;
+use super::super::{Families, case};
+use super::*;
+
+pub fn cases() -> Vec<Case> {
+    [options(), fragments(), checksums(), damaged(), cut_short()].concat()
+}
+
+fn options() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (name, packet) in first_packets(POD_AT, VIP) {
+        let packet = packet.extras(Extras::Options);
+        cases.push(
+            case(
+                format!("IP options or extension headers before {name}"),
+                &["S-132"],
+                packet.clone(),
+            )
+            .passed(packet.dst(LOCAL_AT), &[NewFlow, OriginalStack]),
+        );
+    }
+    let many = syn(POD_AT, VIP).extras(Extras::TooMany);
+    let mut too_many =
+        case("more extension headers than we walk", &["S-132"], many).left_alone(TooManyHeaders);
+    too_many.families = Families::V6;
+    cases.push(too_many);
+    cases
+}
+
+fn fragments() -> Vec<Case> {
+    let first = udp(POD_AT, VIP).len(64).part(0, true);
+    let later = udp(POD_AT, VIP).len(40).later(protocol::UDP, 9);
+    let known = World {
+        fragments: vec![(POD_AT, VIP, 0x4711, protocol::UDP)],
+        ..World::default()
+    };
+    let flow = stack(POD_AT, VIP, LOCAL_AT).udp();
+    vec![
+        case("a first fragment starts a flow", &["S-131"], first.clone())
+            .passed(first.dst(LOCAL_AT), &[NewFlow, OriginalStack]),
+        case("a later fragment follows the first", &["S-131"], later.clone())
+            .world(known.clone())
+            .flow(flow)
+            .passed(later.clone().dst(LOCAL_AT), &[Fragment]),
+        case("a later fragment whose first was not seen", &["S-131"], later.clone())
+            .flow(flow)
+            .left_alone(FragmentUnknown),
+        case("a later fragment starts no flow", &["S-131"], later)
+            .world(known)
+            .dropped(FrontendFragment),
+    ]
+}
+
+fn checksums() -> Vec<Case> {
+    let mut none = udp(POD_AT, VIP);
+    none.body = Body::UdpChecksum(0);
+    let mut padded = syn(POD_AT, (Role::ClusterIp, 81));
+    let reset = reset_of(&padded);
+    padded.padding = 6;
+    vec![
+        case("UDP without a checksum stays without", &["S-136"], none.clone())
+            .passed(none.dst(LOCAL_AT), &[NewFlow, OriginalStack]),
+        case("Ethernet's padding is not part of a segment", &["S-104"], padded)
+            .answered(reset, RejectClusterIp),
+        case(
+            "a payload of odd length",
+            &["S-136"],
+            udp(POD_AT, VIP).len(7),
+        )
+        .passed(udp(POD_AT, VIP).len(7).dst(LOCAL_AT), &[NewFlow, OriginalStack]),
+    ]
+}
+
+fn damaged() -> Vec<Case> {
+    let poked = |name: &str, at, value| Case {
+        poke: Some((at, value)),
+        ..case(name, &["S-133"], syn(POD_AT, VIP)).left_alone(BadHeader)
+    };
+    vec![
+        poked("an IP version that does not match the EtherType", 0, 0x55),
+        poked("an IPv4 header of four words", 0, 0x44),
+    ]
+}
+
+/// A packet that ends after `kept` bytes of its transport header, for every `kept`.
+fn cut_short() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for kept in 0..20 {
+        let packet = syn(POD_AT, VIP);
+        let ends: &[Counter] = match kept {
+            0..15 => &[Truncated],
+            15..18 => &[NewFlow, Unparsable],
+            _ => &[NewFlow, OriginalStack],
+        };
+        cases.push(cut(packet, "TCP", 20 - kept, ends));
+    }
+    for kept in 0..8 {
+        let packet = udp(POD_AT, VIP).len(0);
+        let ends: &[Counter] = match kept {
+            0..4 => &[Truncated],
+            _ => &[NewFlow, Unparsable],
+        };
+        cases.push(cut(packet, "UDP", 8 - kept, ends));
+    }
+    // Into the IP header, down to its first byte in IPv4.
+    for bytes in 9..28 {
+        cases.push(cut(udp(POD_AT, VIP).len(0), "IP", bytes, &[Truncated]));
+    }
+    cases
+}
+
+fn cut(packet: PacketSpec, name: &str, bytes: usize, ends: &[Counter]) -> Case {
+    let out = packet.clone().dst(LOCAL_AT);
+    let case = case(format!("{name} without its last {bytes} bytes"), &["S-133"], packet);
+    let case = if ends.contains(&Truncated) {
+        case.left_alone(Truncated)
+    } else if ends.contains(&Unparsable) {
+        case.ends(Verdict::Drop, Out::Unchanged, ends)
+    } else {
+        case.passed(out, ends)
+    };
+    Case { cut: bytes, ..case }
+}

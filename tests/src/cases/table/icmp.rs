@@ -1,0 +1,166 @@
+//! ICMP errors: those that are translated, and those that a redirect answers with.
+
+use proxy_common::Counter::*;
+
+use super::super::case;
+use super::super::flows::{Flow, snat, stack};
+use super::super::packets::*;
+use super::*;
+
+/// Bytes of transport that a short quote shows.
+const SHORT: usize = 8;
+
+pub fn cases() -> Vec<Case> {
+    [translated(), last_hop(), too_big(), others()].concat()
+}
+
+fn router() -> At {
+    (Role::Router, 0)
+}
+
+fn node_flow() -> Flow {
+    snat(CLIENT_AT, NODE_AT, SNAT_AT, REMOTE_AT, UPLINK, UPLINK)
+}
+
+/// A UDP datagram as an error quotes it: its checksum stays as it was.
+fn quoted_udp(src: At, dst: At) -> PacketSpec {
+    let mut packet = udp(src, dst);
+    packet.body = Body::UdpChecksum(0xbeef);
+    packet
+}
+
+fn translated() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (name, quote, is_udp) in [
+        ("TCP", tcp as fn(At, At, u8) -> PacketSpec, false),
+        ("UDP", |src, dst, _| quoted_udp(src, dst), true),
+    ] {
+        let flow = |flow: Flow| if is_udp { flow.udp() } else { flow };
+        let about = |src: At, dst: At, outer: At, by: At| {
+            icmp_error(by, (outer.0, 0), IcmpKind::TooBig(1400), quote(src, dst, ACK), SHORT)
+        };
+        let kept = about(POD_AT, REMOTE_AT, POD_AT, router());
+        cases.push(
+            case(
+                format!("an error about {name} is left to the client's interface"),
+                &["S-130", "P-1"],
+                kept.clone(),
+            )
+            .ingress(UPLINK)
+            .flow(flow(stack(POD_AT, VIP, REMOTE_AT)))
+            .left_alone(OtherHook),
+        );
+        cases.push(
+            case(
+                format!("an error about {name} quotes what the client sent"),
+                &["S-130"],
+                kept,
+            )
+            .egress(POD)
+            .flow(flow(stack(POD_AT, VIP, REMOTE_AT)))
+            .passed(about(POD_AT, VIP, POD_AT, router()), &[Related]),
+        );
+        cases.push(
+            case(
+                format!("an error about redirected {name} goes to the client"),
+                &["S-130", "P-2"],
+                about(SNAT_AT, REMOTE_AT, SNAT_AT, router()),
+            )
+            .ingress(UPLINK)
+            .flow(flow(node_flow()))
+            .redirected(UPLINK, about(CLIENT_AT, NODE_AT, CLIENT_AT, router()), &[Related]),
+        );
+        let client = (Role::Client, 0);
+        cases.push(
+            case(
+                format!("an error about a reply over {name} goes to the backend"),
+                &["S-130", "P-2"],
+                about(NODE_AT, CLIENT_AT, NODE_AT, client),
+            )
+            .ingress(UPLINK)
+            .flow(flow(node_flow()))
+            .redirected(UPLINK, about(REMOTE_AT, SNAT_AT, REMOTE_AT, client), &[Related]),
+        );
+    }
+    cases
+}
+
+fn last_hop() -> Vec<Case> {
+    let data = tcp(CLIENT_AT, NODE_AT, ACK).ttl(1);
+    let reply = tcp(REMOTE_AT, SNAT_AT, ACK).ttl(1);
+    let kept = tcp(POD_AT, VIP, ACK).ttl(1);
+    let quoted = tcp(SNAT_AT, REMOTE_AT, ACK);
+    let error = icmp_error(router(), (Role::Node, 0), IcmpKind::Refused, quoted, SHORT).ttl(1);
+    vec![
+        case("a packet at its last hop is not redirected", &["P-3"], data.clone())
+            .ingress(UPLINK)
+            .flow(node_flow())
+            .answered(error_of(&data, IcmpKind::TimeExceeded), TtlExceeded),
+        case("a reply at its last hop is not redirected", &["P-3"], reply.clone())
+            .ingress(UPLINK)
+            .flow(node_flow())
+            .answered(error_of(&reply, IcmpKind::TimeExceeded), TtlExceeded),
+        case("the stack counts hops itself", &["P-1"], kept.clone())
+            .flow(stack(POD_AT, VIP, LOCAL_AT))
+            .passed(kept.dst(LOCAL_AT), &[OriginalStack]),
+        case("an ICMP error at its last hop is dropped", &["P-3", "S-104"], error)
+            .ingress(UPLINK)
+            .flow(node_flow())
+            .dropped(TtlExceeded),
+    ]
+}
+
+fn too_big() -> Vec<Case> {
+    let gateway = (Role::OverlayGateway, SNAT_PORT);
+    let backend = (Role::OverlayBackend, TARGET);
+    let flow = snat(CLIENT_AT, NODE_AT, gateway, backend, OVERLAY, UPLINK);
+    let data = tcp(CLIENT_AT, NODE_AT, ACK);
+    let large = data.clone().len(1420);
+    let many = data.clone().len(3000);
+    let mtu = OVERLAY_MTU as u16;
+    let segments = |segment_len, case: Case| Case {
+        segment_len,
+        ..case
+    };
+    let out = |packet: &PacketSpec| packet.clone().src(gateway).dst(backend);
+    let case = |name, packet: &PacketSpec| {
+        case(name, &["P-3"], packet.clone()).ingress(UPLINK).flow(flow)
+    };
+    let fits = data.len(1200);
+    vec![
+        case("a packet that fits the egress MTU is redirected", &fits)
+            .redirected(OVERLAY, out(&fits), &[OriginalRedirect]),
+        case("a packet larger than the egress MTU is answered", &large)
+            .answered(error_of(&large, IcmpKind::TooBig(mtu)), TooBig),
+        segments(
+            1380,
+            case("segments that fit the egress MTU are redirected", &many),
+        )
+        .redirected(OVERLAY, out(&many), &[OriginalRedirect]),
+        segments(
+            1440,
+            case("segments larger than the egress MTU are answered", &many),
+        )
+        .answered(error_of(&many, IcmpKind::TooBig(mtu)), TooBig),
+    ]
+}
+
+fn others() -> Vec<Case> {
+    let quoted = tcp(SNAT_AT, REMOTE_AT, ACK);
+    let unknown = icmp_error(router(), (Role::Node, 0), IcmpKind::Refused, quoted, SHORT);
+    let ping = echo((Role::Node, 0), (Role::Client, 0));
+    let about_ping = icmp_error(router(), (Role::Node, 0), IcmpKind::Refused, ping, SHORT);
+    let foreign = tcp((Role::Node, 4000), (Role::Foreign, 5000), ACK);
+    let about_foreign = icmp_error(router(), (Role::Node, 0), IcmpKind::Refused, foreign, SHORT);
+    vec![
+        case("an error that quotes no flow of ours", &["P-14", "S-130"], unknown)
+            .ingress(UPLINK)
+            .left_alone(IcmpOther),
+        case("an error about a ping", &["P-14"], about_ping)
+            .ingress(UPLINK)
+            .left_alone(IcmpOther),
+        case("an error about a foreign flow", &["P-14"], about_foreign)
+            .ingress(UPLINK)
+            .left_alone(Foreign),
+    ]
+}

@@ -1,0 +1,25 @@
+//! The Case table on the host: neither root nor a kernel needed.
+
+use std::collections::BTreeSet;
+
+use proxy_ebpf::{V4, V6};
+use tests::cases::host;
+use tests::cases::table::table;
+
+#[test]
+fn every_case_holds_on_the_host() {
+    let cases = table();
+    let mut complaints = host::run_all::<V4>(&cases);
+    complaints.extend(host::run_all::<V6>(&cases));
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+}
+
+#[test]
+fn every_case_has_a_name_and_a_rule() {
+    let cases = table();
+    let names: BTreeSet<&str> = cases.iter().map(|case| case.name.as_str()).collect();
+    assert_eq!(names.len(), cases.len(), "a name is used twice");
+    for case in &cases {
+        assert!(!case.rules.is_empty(), "{} shows no rule", case.name);
+    }
+}
