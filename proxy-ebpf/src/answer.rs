@@ -21,6 +21,8 @@ struct Asked<F: Family> {
     dst: F::Addr,
     protocol: u8,
     l4: usize,
+    /// Where the datagram ends, as its header says: Ethernet may have padded it.
+    end: usize,
 }
 
 /// Turns the packet into the answer: addresses swapped, ready to go back where it came from.
@@ -48,18 +50,22 @@ fn asked<F: Family, P: Packet>(packet: &P, l3: usize) -> Result<Asked<F>, Stop> 
         if version_ihl != 0x45 || fragment.get() & ipv4::OFFSET_MASK != 0 {
             return Err(SUPPRESSED);
         }
+        let total_len: Be16 = packet.read(l3 + ipv4::TOTAL_LEN)?;
         return Ok(Asked {
             src: packet.read(l3 + ipv4::SRC)?,
             dst: packet.read(l3 + ipv4::DST)?,
             protocol: packet.read(l3 + ipv4::PROTOCOL)?,
             l4: l3 + ipv4::LEN,
+            end: l3 + total_len.get() as usize,
         });
     }
+    let payload_len: Be16 = packet.read(l3 + ipv6::PAYLOAD_LEN)?;
     Ok(Asked {
         src: packet.read(l3 + ipv6::SRC)?,
         dst: packet.read(l3 + ipv6::DST)?,
         protocol: packet.read(l3 + ipv6::NEXT_HEADER)?,
         l4: l3 + ipv6::LEN,
+        end: l3 + ipv6::LEN + payload_len.get() as usize,
     })
 }
 
@@ -88,8 +94,8 @@ fn reset<F: Family, P: Packet>(packet: &mut P, l3: usize, asked: &Asked<F>) -> R
     if flags & tcp::RST != 0 {
         return Err(SUPPRESSED);
     }
-    let payload_len = packet
-        .len()
+    let payload_len = asked
+        .end
         .wrapping_sub(asked.l4 + (data_offset >> 4) as usize * 4);
     let mut header = TcpHeader {
         sport: dport,

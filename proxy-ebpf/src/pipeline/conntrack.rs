@@ -291,6 +291,7 @@ where
 {
     entries.connection.tag = entries.key.tag();
     entries.connection.last_seen_secs = env.now_secs(config.hz);
+    let now = entries.connection.last_seen_secs;
     reserve(tables, env, config, entries, port)?;
     let Entries {
         key,
@@ -306,6 +307,13 @@ where
     if !tables.flow(FlowTable::Handshakes, key, found) {
         tables.remove_flow(FlowTable::Handshakes, other_key);
         return Err(Stop::Drop(Counter::InsertFailed));
+    }
+    // An earlier flow of this key whose time is over decides nothing any more.
+    if expired::<F>(&config.timeouts, found, key.protocol, now)
+        && tables.insert_flow(FlowTable::Handshakes, key, connection, Insert::Any)
+    {
+        tables.count(Counter::NewFlow);
+        return Ok(());
     }
     if found.to != connection.to {
         tables.remove_flow(FlowTable::Handshakes, other_key);

@@ -184,6 +184,7 @@ where
     let (headers, connection) = (&scratch.headers, &scratch.entries.connection);
     verdict::at_this_hook(env, connection)?;
     if let parse::Transport::IcmpError = headers.transport {
+        verdict::redirectable_error(headers, connection)?;
         nat::related::<F, P>(packet, headers, connection)?;
     } else {
         verdict::redirectable(packet, headers, connection)?;

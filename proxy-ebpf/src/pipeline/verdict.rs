@@ -46,6 +46,18 @@ pub fn redirectable<F: Family, P: Packet>(
     Ok(())
 }
 
+/// The same for an ICMP error, which is never answered.
+#[inline(always)]
+pub fn redirectable_error<F: Family>(
+    headers: &Headers<F>,
+    connection: &Connection<F::Addr>,
+) -> Result<(), Stop> {
+    if connection.path.kind == path::INGRESS_NEIGH && headers.ttl <= 1 {
+        return Err(Stop::Drop(Counter::TtlExceeded));
+    }
+    Ok(())
+}
+
 /// Length on the wire from the IP header on; of one segment in a GSO packet.
 #[inline(always)]
 fn datagram_len<F: Family, P: Packet>(packet: &P, headers: &Headers<F>) -> Result<usize, Stop> {

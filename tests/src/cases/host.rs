@@ -137,7 +137,10 @@ pub fn run_all<F: CaseFamily>(cases: &[Case]) -> Vec<String> {
             };
             let expected = world.tables::<F>(1, NOW);
             let difference = flows_differ(&tables, &expected);
-            complaint = complaint.into_iter().chain(difference).reduce(|a, b| a + &b);
+            complaint = complaint
+                .into_iter()
+                .chain(difference)
+                .reduce(|a, b| a + &b);
         }
         complaints.extend(complaint.map(|text| format!("{} ({}): {text}", case.name, F::NAME)));
     }
@@ -145,17 +148,26 @@ pub fn run_all<F: CaseFamily>(cases: &[Case]) -> Vec<String> {
 }
 
 /// How the known flows differ, in words.
-pub fn flows_differ<F: CaseFamily>(ours: &HostTables<F>, expected: &HostTables<F>) -> Option<String> {
+pub fn flows_differ<F: CaseFamily>(
+    ours: &HostTables<F>,
+    expected: &HostTables<F>,
+) -> Option<String> {
     let (ours, expected) = (ours.written.borrow(), expected.written.borrow());
     let mut text = String::new();
     for (name, ours, expected) in [
         ("HANDSHAKES", &ours.handshakes, &expected.handshakes),
         ("FLOWS", &ours.flows, &expected.flows),
     ] {
-        for (key, value) in ours.iter().filter(|entry| expected.get(entry.0) != Some(entry.1)) {
+        for (key, value) in ours
+            .iter()
+            .filter(|entry| expected.get(entry.0) != Some(entry.1))
+        {
             text += &format!("\n  {name} has {key:?}\n    {value:?}");
         }
-        for (key, value) in expected.iter().filter(|entry| ours.get(entry.0) != Some(entry.1)) {
+        for (key, value) in expected
+            .iter()
+            .filter(|entry| ours.get(entry.0) != Some(entry.1))
+        {
             text += &format!("\n  {name} should have {key:?}\n    {value:?}");
         }
     }

@@ -189,7 +189,8 @@ pub fn reset_of(asked: &PacketSpec) -> PacketSpec {
     else {
         panic!("only TCP is reset");
     };
-    let len = asked.payload.len() as u32 + u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
+    let len =
+        asked.payload.len() as u32 + u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
     let body = if flags & ACK != 0 {
         Body::Tcp {
             flags: RST,

@@ -34,7 +34,9 @@ impl World {
             tables.config = Some(self.config::<F>(hz));
         }
         for device in DEVICES {
-            tables.interfaces.insert(device.ifindex, interface::<F>(&device));
+            tables
+                .interfaces
+                .insert(device.ifindex, interface::<F>(&device));
         }
         for (role, flags) in OWN {
             tables.node_addresses.insert(F::address(role), flags);
@@ -141,12 +143,19 @@ impl World {
             affinity_timeout_secs: 0,
         };
         for role in &self.source_ranges {
-            let range = (tail.service_port, <F::Addr as Address>::BITS, F::address(*role));
+            let range = (
+                tail.service_port,
+                <F::Addr as Address>::BITS,
+                F::address(*role),
+            );
             tables.source_ranges.push(range);
         }
         tables.slots.insert(region, header.pack());
         tables.slots.insert(region + 1, tail.pack());
-        let parts = [(frontend::CLUSTER_START, cluster), (header.local_start(), local)];
+        let parts = [
+            (frontend::CLUSTER_START, cluster),
+            (header.local_start(), local),
+        ];
         for (start, ids) in parts {
             for (element, pair) in ids.chunks(2).enumerate() {
                 let high = pair.get(1).copied().unwrap_or(0);

@@ -83,9 +83,8 @@ pub trait CaseFamily: Family {
     /// As in a packet.
     fn octets(addr: Self::Addr) -> Vec<u8>;
     /// Its part of a configuration, to be changed.
-    fn config_mut(
-        config: &mut proxy_common::Config,
-    ) -> &mut proxy_common::FamilyConfig<Self::Addr>;
+    fn config_mut(config: &mut proxy_common::Config)
+    -> &mut proxy_common::FamilyConfig<Self::Addr>;
     /// Sets the address that masquerading uses.
     fn set_masquerade(interface: &mut proxy_common::Interface, addr: Self::Addr);
     /// An address from a prefix and bits behind it, for random worlds.
@@ -122,9 +121,7 @@ impl CaseFamily for V4 {
         addr.octets().to_vec()
     }
 
-    fn config_mut(
-        config: &mut proxy_common::Config,
-    ) -> &mut proxy_common::FamilyConfig<Addr4> {
+    fn config_mut(config: &mut proxy_common::Config) -> &mut proxy_common::FamilyConfig<Addr4> {
         &mut config.v4
     }
 
@@ -171,9 +168,7 @@ impl CaseFamily for V6 {
         addr.octets().to_vec()
     }
 
-    fn config_mut(
-        config: &mut proxy_common::Config,
-    ) -> &mut proxy_common::FamilyConfig<Addr6> {
+    fn config_mut(config: &mut proxy_common::Config) -> &mut proxy_common::FamilyConfig<Addr6> {
         &mut config.v6
     }
 
@@ -241,7 +236,13 @@ pub const DEVICES: [Device; 8] = [
     device(UPLINK, ATTACHED, MTU, 0, Some(Role::Node)),
     device(POD, POD_SIDE, MTU, 0, Some(Role::PodGateway)),
     device(LOCAL, POD_SIDE, MTU, 0, Some(Role::PodGateway)),
-    device(OVERLAY, ATTACHED, OVERLAY_MTU, 0, Some(Role::OverlayGateway)),
+    device(
+        OVERLAY,
+        ATTACHED,
+        OVERLAY_MTU,
+        0,
+        Some(Role::OverlayGateway),
+    ),
     device(BRIDGE, POD_SIDE, MTU, 0, Some(Role::BridgeGateway)),
     device(BRIDGE_POD, BRIDGE_PORT, MTU, BRIDGE, None),
     device(BRIDGE_BACKEND, BRIDGE_PORT, MTU, BRIDGE, None),

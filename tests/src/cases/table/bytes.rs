@@ -43,13 +43,21 @@ fn fragments() -> Vec<Case> {
     vec![
         case("a first fragment starts a flow", &["S-131"], first.clone())
             .passed(first.dst(LOCAL_AT), &[NewFlow, OriginalStack]),
-        case("a later fragment follows the first", &["S-131"], later.clone())
-            .world(known.clone())
-            .flow(flow)
-            .passed(later.clone().dst(LOCAL_AT), &[Fragment]),
-        case("a later fragment whose first was not seen", &["S-131"], later.clone())
-            .flow(flow)
-            .left_alone(FragmentUnknown),
+        case(
+            "a later fragment follows the first",
+            &["S-131"],
+            later.clone(),
+        )
+        .world(known.clone())
+        .flow(flow)
+        .passed(later.clone().dst(LOCAL_AT), &[Fragment]),
+        case(
+            "a later fragment whose first was not seen",
+            &["S-131"],
+            later.clone(),
+        )
+        .flow(flow)
+        .left_alone(FragmentUnknown),
         case("a later fragment starts no flow", &["S-131"], later)
             .world(known)
             .dropped(FrontendFragment),
@@ -63,16 +71,27 @@ fn checksums() -> Vec<Case> {
     let reset = reset_of(&padded);
     padded.padding = 6;
     vec![
-        case("UDP without a checksum stays without", &["S-136"], none.clone())
-            .passed(none.dst(LOCAL_AT), &[NewFlow, OriginalStack]),
-        case("Ethernet's padding is not part of a segment", &["S-104"], padded)
-            .answered(reset, RejectClusterIp),
+        case(
+            "UDP without a checksum stays without",
+            &["S-136"],
+            none.clone(),
+        )
+        .passed(none.dst(LOCAL_AT), &[NewFlow, OriginalStack]),
+        case(
+            "Ethernet's padding is not part of a segment",
+            &["S-104"],
+            padded,
+        )
+        .answered(reset, RejectClusterIp),
         case(
             "a payload of odd length",
             &["S-136"],
             udp(POD_AT, VIP).len(7),
         )
-        .passed(udp(POD_AT, VIP).len(7).dst(LOCAL_AT), &[NewFlow, OriginalStack]),
+        .passed(
+            udp(POD_AT, VIP).len(7).dst(LOCAL_AT),
+            &[NewFlow, OriginalStack],
+        ),
     ]
 }
 
@@ -116,7 +135,11 @@ fn cut_short() -> Vec<Case> {
 
 fn cut(packet: PacketSpec, name: &str, bytes: usize, ends: &[Counter]) -> Case {
     let out = packet.clone().dst(LOCAL_AT);
-    let case = case(format!("{name} without its last {bytes} bytes"), &["S-133"], packet);
+    let case = case(
+        format!("{name} without its last {bytes} bytes"),
+        &["S-133"],
+        packet,
+    );
     let case = if ends.contains(&Truncated) {
         case.left_alone(Truncated)
     } else if ends.contains(&Unparsable) {

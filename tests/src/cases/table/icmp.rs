@@ -37,7 +37,13 @@ fn translated() -> Vec<Case> {
     ] {
         let flow = |flow: Flow| if is_udp { flow.udp() } else { flow };
         let about = |src: At, dst: At, outer: At, by: At| {
-            icmp_error(by, (outer.0, 0), IcmpKind::TooBig(1400), quote(src, dst, ACK), SHORT)
+            icmp_error(
+                by,
+                (outer.0, 0),
+                IcmpKind::TooBig(1400),
+                quote(src, dst, ACK),
+                SHORT,
+            )
         };
         let kept = about(POD_AT, REMOTE_AT, POD_AT, router());
         cases.push(
@@ -68,7 +74,11 @@ fn translated() -> Vec<Case> {
             )
             .ingress(UPLINK)
             .flow(flow(node_flow()))
-            .redirected(UPLINK, about(CLIENT_AT, NODE_AT, CLIENT_AT, router()), &[Related]),
+            .redirected(
+                UPLINK,
+                about(CLIENT_AT, NODE_AT, CLIENT_AT, router()),
+                &[Related],
+            ),
         );
         let client = (Role::Client, 0);
         cases.push(
@@ -79,7 +89,11 @@ fn translated() -> Vec<Case> {
             )
             .ingress(UPLINK)
             .flow(flow(node_flow()))
-            .redirected(UPLINK, about(REMOTE_AT, SNAT_AT, REMOTE_AT, client), &[Related]),
+            .redirected(
+                UPLINK,
+                about(REMOTE_AT, SNAT_AT, REMOTE_AT, client),
+                &[Related],
+            ),
         );
     }
     cases
@@ -92,21 +106,33 @@ fn last_hop() -> Vec<Case> {
     let quoted = tcp(SNAT_AT, REMOTE_AT, ACK);
     let error = icmp_error(router(), (Role::Node, 0), IcmpKind::Refused, quoted, SHORT).ttl(1);
     vec![
-        case("a packet at its last hop is not redirected", &["P-3"], data.clone())
-            .ingress(UPLINK)
-            .flow(node_flow())
-            .answered(error_of(&data, IcmpKind::TimeExceeded), TtlExceeded),
-        case("a reply at its last hop is not redirected", &["P-3"], reply.clone())
-            .ingress(UPLINK)
-            .flow(node_flow())
-            .answered(error_of(&reply, IcmpKind::TimeExceeded), TtlExceeded),
+        case(
+            "a packet at its last hop is not redirected",
+            &["P-3"],
+            data.clone(),
+        )
+        .ingress(UPLINK)
+        .flow(node_flow())
+        .answered(error_of(&data, IcmpKind::TimeExceeded), TtlExceeded),
+        case(
+            "a reply at its last hop is not redirected",
+            &["P-3"],
+            reply.clone(),
+        )
+        .ingress(UPLINK)
+        .flow(node_flow())
+        .answered(error_of(&reply, IcmpKind::TimeExceeded), TtlExceeded),
         case("the stack counts hops itself", &["P-1"], kept.clone())
             .flow(stack(POD_AT, VIP, LOCAL_AT))
             .passed(kept.dst(LOCAL_AT), &[OriginalStack]),
-        case("an ICMP error at its last hop is dropped", &["P-3", "S-104"], error)
-            .ingress(UPLINK)
-            .flow(node_flow())
-            .dropped(TtlExceeded),
+        case(
+            "an ICMP error at its last hop is dropped",
+            &["P-3", "S-104"],
+            error,
+        )
+        .ingress(UPLINK)
+        .flow(node_flow())
+        .dropped(TtlExceeded),
     ]
 }
 
@@ -124,12 +150,17 @@ fn too_big() -> Vec<Case> {
     };
     let out = |packet: &PacketSpec| packet.clone().src(gateway).dst(backend);
     let case = |name, packet: &PacketSpec| {
-        case(name, &["P-3"], packet.clone()).ingress(UPLINK).flow(flow)
+        case(name, &["P-3"], packet.clone())
+            .ingress(UPLINK)
+            .flow(flow)
     };
     let fits = data.len(1200);
     vec![
-        case("a packet that fits the egress MTU is redirected", &fits)
-            .redirected(OVERLAY, out(&fits), &[OriginalRedirect]),
+        case("a packet that fits the egress MTU is redirected", &fits).redirected(
+            OVERLAY,
+            out(&fits),
+            &[OriginalRedirect],
+        ),
         case("a packet larger than the egress MTU is answered", &large)
             .answered(error_of(&large, IcmpKind::TooBig(mtu)), TooBig),
         segments(
@@ -153,9 +184,13 @@ fn others() -> Vec<Case> {
     let foreign = tcp((Role::Node, 4000), (Role::Foreign, 5000), ACK);
     let about_foreign = icmp_error(router(), (Role::Node, 0), IcmpKind::Refused, foreign, SHORT);
     vec![
-        case("an error that quotes no flow of ours", &["P-14", "S-130"], unknown)
-            .ingress(UPLINK)
-            .left_alone(IcmpOther),
+        case(
+            "an error that quotes no flow of ours",
+            &["P-14", "S-130"],
+            unknown,
+        )
+        .ingress(UPLINK)
+        .left_alone(IcmpOther),
         case("an error about a ping", &["P-14"], about_ping)
             .ingress(UPLINK)
             .left_alone(IcmpOther),

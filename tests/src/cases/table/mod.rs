@@ -6,7 +6,7 @@ mod paths;
 mod refusals;
 mod tracking;
 
-use proxy_ebpf::{Hook, Verdict};
+use proxy_ebpf::Verdict;
 
 use super::packets::{PacketSpec, syn, udp};
 use super::world::*;

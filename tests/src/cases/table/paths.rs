@@ -55,30 +55,46 @@ fn cluster_ip() -> Vec<Case> {
     }
     let reply = tcp(LOCAL_AT, POD_AT, ACK);
     cases.push(
-        case("a reply passes the backend's interface as it is", &["P-1"], reply.clone())
-            .ingress(LOCAL)
-            .flow(stack(POD_AT, VIP, LOCAL_AT))
-            .left_alone(OtherHook),
+        case(
+            "a reply passes the backend's interface as it is",
+            &["P-1"],
+            reply.clone(),
+        )
+        .ingress(LOCAL)
+        .flow(stack(POD_AT, VIP, LOCAL_AT))
+        .left_alone(OtherHook),
     );
     cases.push(
-        case("a reply shows the ClusterIP when it leaves", &["P-1"], reply.clone())
-            .egress(POD)
-            .flow(stack(POD_AT, VIP, LOCAL_AT))
-            .passed(reply.src(VIP), &[ReplyStack]),
+        case(
+            "a reply shows the ClusterIP when it leaves",
+            &["P-1"],
+            reply.clone(),
+        )
+        .egress(POD)
+        .flow(stack(POD_AT, VIP, LOCAL_AT))
+        .passed(reply.src(VIP), &[ReplyStack]),
     );
     let reply = tcp(REMOTE_AT, POD_AT, ACK);
     cases.push(
-        case("a remote backend's reply shows the ClusterIP", &["P-1", "P-2"], reply.clone())
-            .egress(POD)
-            .flow(stack(POD_AT, VIP, REMOTE_AT))
-            .passed(reply.src(VIP), &[ReplyStack]),
+        case(
+            "a remote backend's reply shows the ClusterIP",
+            &["P-1", "P-2"],
+            reply.clone(),
+        )
+        .egress(POD)
+        .flow(stack(POD_AT, VIP, REMOTE_AT))
+        .passed(reply.src(VIP), &[ReplyStack]),
     );
     let data = tcp(POD_AT, VIP, ACK).len(700);
     cases.push(
-        case("an established flow keeps its backend", &["S-120"], data.clone())
-            .world(with_backend(Role::RemoteBackend))
-            .flow(stack(POD_AT, VIP, LOCAL_AT))
-            .passed(data.dst(LOCAL_AT), &[OriginalStack]),
+        case(
+            "an established flow keeps its backend",
+            &["S-120"],
+            data.clone(),
+        )
+        .world(with_backend(Role::RemoteBackend))
+        .flow(stack(POD_AT, VIP, LOCAL_AT))
+        .passed(data.dst(LOCAL_AT), &[OriginalStack]),
     );
     for (name, packet) in first_packets(CLIENT_AT, VIP) {
         let out = packet.clone().src(SNAT_AT).dst(REMOTE_AT);
@@ -112,61 +128,91 @@ fn node_port() -> Vec<Case> {
         let case = |text: &str, rules| case(format!("{text} ({name})"), rules, packet.clone());
         let kept = packet.clone().dst(LOCAL_AT);
         cases.push(
-            case("NodePort, local backend: the client's address is kept", &["S-091", "P-4"])
-                .ingress(UPLINK)
-                .passed(kept, &[NewFlow, OriginalStack]),
+            case(
+                "NodePort, local backend: the client's address is kept",
+                &["S-091", "P-4"],
+            )
+            .ingress(UPLINK)
+            .passed(kept, &[NewFlow, OriginalStack]),
         );
         let out = packet.clone().src(SNAT_LOCAL_AT).dst(LOCAL_AT);
         cases.push(
-            case("NodePort, local backend, masquerade always", &["S-091", "S-095"])
-                .ingress(UPLINK)
-                .world(with_flags(MASQUERADE_ALWAYS, Role::LocalBackend))
-                .redirected(LOCAL, out, &[NewFlow, OriginalRedirect]),
+            case(
+                "NodePort, local backend, masquerade always",
+                &["S-091", "S-095"],
+            )
+            .ingress(UPLINK)
+            .world(with_flags(MASQUERADE_ALWAYS, Role::LocalBackend))
+            .redirected(LOCAL, out, &[NewFlow, OriginalRedirect]),
         );
         let out = packet.clone().src(SNAT_AT).dst(REMOTE_AT);
         cases.push(
-            case("NodePort, remote backend: SNAT and redirect", &["S-091", "P-2"])
-                .ingress(UPLINK)
-                .world(with_backend(Role::RemoteBackend))
-                .redirected(UPLINK, out, &[NewFlow, OriginalRedirect]),
+            case(
+                "NodePort, remote backend: SNAT and redirect",
+                &["S-091", "P-2"],
+            )
+            .ingress(UPLINK)
+            .world(with_backend(Role::RemoteBackend))
+            .redirected(UPLINK, out, &[NewFlow, OriginalRedirect]),
         );
         let backend = (Role::OverlayBackend, TARGET);
-        let out = packet.clone().src((Role::OverlayGateway, SNAT_PORT)).dst(backend);
+        let out = packet
+            .clone()
+            .src((Role::OverlayGateway, SNAT_PORT))
+            .dst(backend);
         cases.push(
-            case("NodePort, backend over vxlan: the vxlan device's address", &["S-095", "P-2"])
-                .ingress(UPLINK)
-                .world(with_backend(Role::OverlayBackend))
-                .redirected(OVERLAY, out, &[NewFlow, OriginalRedirect]),
+            case(
+                "NodePort, backend over vxlan: the vxlan device's address",
+                &["S-095", "P-2"],
+            )
+            .ingress(UPLINK)
+            .world(with_backend(Role::OverlayBackend))
+            .redirected(OVERLAY, out, &[NewFlow, OriginalRedirect]),
         );
         let out = packet.clone().dst((Role::Node, TARGET));
         cases.push(
-            case("NodePort, backend in the host's network: no SNAT", &["S-096"])
-                .ingress(UPLINK)
-                .world(with_backend(Role::Node))
-                .passed(out, &[NewFlow, OriginalStack]),
+            case(
+                "NodePort, backend in the host's network: no SNAT",
+                &["S-096"],
+            )
+            .ingress(UPLINK)
+            .world(with_backend(Role::Node))
+            .passed(out, &[NewFlow, OriginalStack]),
         );
     }
     let reply = tcp(REMOTE_AT, SNAT_AT, ACK);
     cases.push(
-        case("a remote backend's reply goes back to the client", &["P-2", "P-3"], reply.clone())
-            .ingress(UPLINK)
-            .flow(snat(CLIENT_AT, NODE_AT, SNAT_AT, REMOTE_AT, UPLINK, UPLINK))
-            .redirected(UPLINK, reply.src(NODE_AT).dst(CLIENT_AT), &[ReplyRedirect]),
+        case(
+            "a remote backend's reply goes back to the client",
+            &["P-2", "P-3"],
+            reply.clone(),
+        )
+        .ingress(UPLINK)
+        .flow(snat(CLIENT_AT, NODE_AT, SNAT_AT, REMOTE_AT, UPLINK, UPLINK))
+        .redirected(UPLINK, reply.src(NODE_AT).dst(CLIENT_AT), &[ReplyRedirect]),
     );
     let reply = tcp(LOCAL_AT, CLIENT_AT, ACK);
     cases.push(
-        case("a local backend's reply shows the NodePort", &["P-1", "P-4"], reply.clone())
-            .egress(UPLINK)
-            .flow(stack(CLIENT_AT, NODE_AT, LOCAL_AT))
-            .passed(reply.src(NODE_AT), &[ReplyStack]),
+        case(
+            "a local backend's reply shows the NodePort",
+            &["P-1", "P-4"],
+            reply.clone(),
+        )
+        .egress(UPLINK)
+        .flow(stack(CLIENT_AT, NODE_AT, LOCAL_AT))
+        .passed(reply.src(NODE_AT), &[ReplyStack]),
     );
     let dark = (Role::DarkClient, CLIENT_PORT);
     let packet = syn(dark, NODE_AT);
     let out = packet.clone().src(SNAT_LOCAL_AT).dst(LOCAL_AT);
     cases.push(
-        case("SNAT where the reply would leave past our programs", &["P-4"], packet)
-            .ingress(UPLINK)
-            .redirected(LOCAL, out, &[NewFlow, OriginalRedirect]),
+        case(
+            "SNAT where the reply would leave past our programs",
+            &["P-4"],
+            packet,
+        )
+        .ingress(UPLINK)
+        .redirected(LOCAL, out, &[NewFlow, OriginalRedirect]),
     );
     cases
 }
@@ -183,14 +229,22 @@ fn masquerade() -> Vec<Case> {
         detector: Detector::None,
         ..with_backend(Role::RemoteBackend)
     };
-    let none = case("without a detector a ClusterIP is never masqueraded", &["S-091"], packet)
-        .ingress(UPLINK)
-        .world(world)
-        .passed(out, &[NewFlow, OriginalStack]);
+    let none = case(
+        "without a detector a ClusterIP is never masqueraded",
+        &["S-091"],
+        packet,
+    )
+    .ingress(UPLINK)
+    .world(world)
+    .passed(out, &[NewFlow, OriginalStack]);
     let packet = syn(POD_AT, NODE_AT);
     let out = packet.clone().src(SNAT_LOCAL_AT).dst(LOCAL_AT);
-    let pod = case("a pod is masqueraded towards a NodePort", &["S-080", "S-091"], packet)
-        .redirected(LOCAL, out, &[NewFlow, OriginalRedirect]);
+    let pod = case(
+        "a pod is masqueraded towards a NodePort",
+        &["S-080", "S-091"],
+        packet,
+    )
+    .redirected(LOCAL, out, &[NewFlow, OriginalRedirect]);
     vec![all, none, pod]
 }
 
@@ -207,20 +261,36 @@ fn local_policy() -> Vec<Case> {
     };
     let inside = syn(POD_AT, VIP);
     vec![
-        case("Local policy without a local endpoint drops", &["S-081", "S-107"], outside.clone())
-            .ingress(UPLINK)
-            .world(world(Role::RemoteBackend))
-            .dropped(NoLocalEndpoint),
-        case("Local policy keeps the client's address", &["S-081"], outside.clone())
-            .ingress(UPLINK)
-            .world(always)
-            .passed(outside.dst(LOCAL_AT), &[NewFlow, OriginalStack]),
-        case("Local policy: a pod uses all endpoints, without SNAT", &["S-081"], pod.clone())
-            .world(world(Role::RemoteBackend))
-            .passed(pod.dst(REMOTE_AT), &[NewFlow, OriginalStack]),
-        case("internal Local policy without a local endpoint drops", &["S-026", "S-106"], inside)
-            .world(world(Role::RemoteBackend))
-            .dropped(NoLocalEndpoint),
+        case(
+            "Local policy without a local endpoint drops",
+            &["S-081", "S-107"],
+            outside.clone(),
+        )
+        .ingress(UPLINK)
+        .world(world(Role::RemoteBackend))
+        .dropped(NoLocalEndpoint),
+        case(
+            "Local policy keeps the client's address",
+            &["S-081"],
+            outside.clone(),
+        )
+        .ingress(UPLINK)
+        .world(always)
+        .passed(outside.dst(LOCAL_AT), &[NewFlow, OriginalStack]),
+        case(
+            "Local policy: a pod uses all endpoints, without SNAT",
+            &["S-081"],
+            pod.clone(),
+        )
+        .world(world(Role::RemoteBackend))
+        .passed(pod.dst(REMOTE_AT), &[NewFlow, OriginalStack]),
+        case(
+            "internal Local policy without a local endpoint drops",
+            &["S-026", "S-106"],
+            inside,
+        )
+        .world(world(Role::RemoteBackend))
+        .dropped(NoLocalEndpoint),
     ]
 }
 
@@ -265,14 +335,18 @@ fn host_process() -> Vec<Case> {
     };
     let reply = tcp(LOCAL_AT, SNAT_LOCAL_AT, SYN | ACK);
     cases.push(
-        case("a process of the node gets the reply on the uplink", &["P-8"], reply.clone())
-            .ingress(LOCAL)
-            .flow(flow)
-            .ends(
-                Verdict::Deliver(UPLINK),
-                Out::Packet(reply.src(VIP).dst(process)),
-                &[ReplyLocal],
-            ),
+        case(
+            "a process of the node gets the reply on the uplink",
+            &["P-8"],
+            reply.clone(),
+        )
+        .ingress(LOCAL)
+        .flow(flow)
+        .ends(
+            Verdict::Deliver(UPLINK),
+            Out::Packet(reply.src(VIP).dst(process)),
+            &[ReplyLocal],
+        ),
     );
     cases.push(
         case(
@@ -304,10 +378,14 @@ fn hairpin() -> Vec<Case> {
     }
     let reply = tcp(LOCAL_AT, SNAT_LOCAL_AT, ACK);
     cases.push(
-        case("a backend's answer to itself shows the ClusterIP", &["S-094", "P-7"], reply.clone())
-            .ingress(LOCAL)
-            .flow(snat(client, VIP, SNAT_LOCAL_AT, LOCAL_AT, LOCAL, LOCAL))
-            .redirected(LOCAL, reply.src(VIP).dst(client), &[ReplyRedirect]),
+        case(
+            "a backend's answer to itself shows the ClusterIP",
+            &["S-094", "P-7"],
+            reply.clone(),
+        )
+        .ingress(LOCAL)
+        .flow(snat(client, VIP, SNAT_LOCAL_AT, LOCAL_AT, LOCAL, LOCAL))
+        .redirected(LOCAL, reply.src(VIP).dst(client), &[ReplyRedirect]),
     );
     cases
 }
@@ -325,7 +403,11 @@ fn bridge() -> Vec<Case> {
             )
             .ingress(BRIDGE_POD)
             .world(with_backend(Role::BridgedBackend))
-            .redirected(BRIDGE, packet.clone().dst(backend), &[NewFlow, OriginalRedirect]),
+            .redirected(
+                BRIDGE,
+                packet.clone().dst(backend),
+                &[NewFlow, OriginalRedirect],
+            ),
         );
         cases.push(
             case(
@@ -345,10 +427,14 @@ fn bridge() -> Vec<Case> {
     };
     let reply = tcp(backend, client, ACK);
     cases.push(
-        case("a reply on the bridge is undone at the backend's port", &["P-6"], reply.clone())
-            .ingress(BRIDGE_BACKEND)
-            .flow(flow)
-            .redirected(BRIDGE, reply.src(VIP), &[ReplyRedirect]),
+        case(
+            "a reply on the bridge is undone at the backend's port",
+            &["P-6"],
+            reply.clone(),
+        )
+        .ingress(BRIDGE_BACKEND)
+        .flow(flow)
+        .redirected(BRIDGE, reply.src(VIP), &[ReplyRedirect]),
     );
     cases
 }

@@ -9,7 +9,14 @@ use super::super::packets::*;
 use super::*;
 
 pub fn cases() -> Vec<Case> {
-    [no_endpoints(), service_range(), admission(), foreign(), backends()].concat()
+    [
+        no_endpoints(),
+        service_range(),
+        admission(),
+        foreign(),
+        backends(),
+    ]
+    .concat()
 }
 
 fn no_endpoints() -> Vec<Case> {
@@ -48,10 +55,14 @@ fn no_endpoints() -> Vec<Case> {
     }
     let asked = syn((Role::Node, CLIENT_PORT), VIP);
     cases.push(
-        case("a process of the node is refused by the frontend", &["P-8", "S-105"], asked.clone())
-            .egress(UPLINK)
-            .world(world.clone())
-            .answered(reset_of(&asked), RejectNoEndpoint),
+        case(
+            "a process of the node is refused by the frontend",
+            &["P-8", "S-105"],
+            asked.clone(),
+        )
+        .egress(UPLINK)
+        .world(world.clone())
+        .answered(reset_of(&asked), RejectNoEndpoint),
     );
     let asked = syn((Role::Multicast, CLIENT_PORT), VIP);
     cases.push(
@@ -75,18 +86,34 @@ fn service_range() -> Vec<Case> {
     let other = syn(POD_AT, unknown);
     let reset = tcp(POD_AT, unknown, RST);
     vec![
-        case("an unknown port of a ClusterIP is refused", &["S-077"], asked.clone())
-            .answered(reset_of(&asked), RejectClusterIp),
-        case("an unknown UDP port of a ClusterIP is refused", &["S-077"], datagram.clone())
-            .answered(error_of(&datagram, IcmpKind::Refused), RejectClusterIp),
+        case(
+            "an unknown port of a ClusterIP is refused",
+            &["S-077"],
+            asked.clone(),
+        )
+        .answered(reset_of(&asked), RejectClusterIp),
+        case(
+            "an unknown UDP port of a ClusterIP is refused",
+            &["S-077"],
+            datagram.clone(),
+        )
+        .answered(error_of(&datagram, IcmpKind::Refused), RejectClusterIp),
         case("a ping of a ClusterIP is refused", &["S-077"], ping.clone())
             .answered(error_of(&ping, IcmpKind::Refused), RejectClusterIp),
         case("a reset is never answered", &["S-104"], reset).dropped(AnswerSuppressed),
-        case("an unallocated service address is dropped", &["S-078"], unallocated.clone())
-            .dropped(Unallocated),
-        case("unallocated addresses can be left alone", &["S-078"], unallocated)
-            .world(kept)
-            .left_alone(NotFrontend),
+        case(
+            "an unallocated service address is dropped",
+            &["S-078"],
+            unallocated.clone(),
+        )
+        .dropped(Unallocated),
+        case(
+            "unallocated addresses can be left alone",
+            &["S-078"],
+            unallocated,
+        )
+        .world(kept)
+        .left_alone(NotFrontend),
         case("an inactive ClusterIP is unallocated", &["S-078"], other)
             .world(World {
                 cluster_ip: 0,
@@ -106,18 +133,34 @@ fn admission() -> Vec<Case> {
     let reset = tcp(POD_AT, VIP, RST);
     let datagram = udp(CLIENT_AT, NODE_AT);
     vec![
-        case("a source inside the source ranges is served", &["S-113"], outside.clone())
-            .ingress(UPLINK)
-            .world(ranged(Role::Client))
-            .passed(outside.clone().dst(LOCAL_AT), &[NewFlow, OriginalStack]),
-        case("a source outside of the source ranges is dropped", &["S-113"], outside)
-            .ingress(UPLINK)
-            .world(ranged(Role::Foreign))
-            .dropped(SourceRange),
-        case("TCP without a flow to a ClusterIP is reset", &["S-214"], mid_stream.clone())
-            .answered(reset_of(&mid_stream), RejectMidStream),
-        case("a reset without a flow is dropped", &["S-104", "S-214"], reset)
-            .dropped(RejectMidStream),
+        case(
+            "a source inside the source ranges is served",
+            &["S-113"],
+            outside.clone(),
+        )
+        .ingress(UPLINK)
+        .world(ranged(Role::Client))
+        .passed(outside.clone().dst(LOCAL_AT), &[NewFlow, OriginalStack]),
+        case(
+            "a source outside of the source ranges is dropped",
+            &["S-113"],
+            outside,
+        )
+        .ingress(UPLINK)
+        .world(ranged(Role::Foreign))
+        .dropped(SourceRange),
+        case(
+            "TCP without a flow to a ClusterIP is reset",
+            &["S-214"],
+            mid_stream.clone(),
+        )
+        .answered(reset_of(&mid_stream), RejectMidStream),
+        case(
+            "a reset without a flow is dropped",
+            &["S-104", "S-214"],
+            reset,
+        )
+        .dropped(RejectMidStream),
         case(
             "a NodePort number alone does not make a flow",
             &["S-119e"],
@@ -125,13 +168,17 @@ fn admission() -> Vec<Case> {
         )
         .ingress(UPLINK)
         .left_alone(NotFlowStart),
-        case("an answer to a socket of this node is not a flow", &["S-119e"], datagram)
-            .ingress(UPLINK)
-            .world(World {
-                sockets: vec![(NODE_AT, CLIENT_AT)],
-                ..World::default()
-            })
-            .left_alone(SocketOwner),
+        case(
+            "an answer to a socket of this node is not a flow",
+            &["S-119e"],
+            datagram,
+        )
+        .ingress(UPLINK)
+        .world(World {
+            sockets: vec![(NODE_AT, CLIENT_AT)],
+            ..World::default()
+        })
+        .left_alone(SocketOwner),
     ]
 }
 
@@ -141,8 +188,12 @@ fn foreign() -> Vec<Case> {
         is_configured: Configured::No,
         ..World::default()
     };
-    let mut marked = case("a redirected packet passes, its mark cleared", &["P-3"], syn(POD_AT, VIP))
-        .left_alone(Redirected);
+    let mut marked = case(
+        "a redirected packet passes, its mark cleared",
+        &["P-3"],
+        syn(POD_AT, VIP),
+    )
+    .left_alone(Redirected);
     marked.mark = MARK;
     let mut sctp = udp(here, there);
     sctp.body = Body::Raw(protocol::SCTP);
@@ -151,12 +202,24 @@ fn foreign() -> Vec<Case> {
         case("a foreign TCP packet", &["P-14"], syn(here, there)).left_alone(Foreign),
         case("a foreign UDP packet", &["P-14"], udp(here, there)).left_alone(Foreign),
         case("a foreign SCTP packet", &["P-14"], sctp).left_alone(Foreign),
-        case("a foreign ping", &["P-14"], echo((Role::Foreign, 0), (Role::Client, 0)))
-            .left_alone(NoPorts),
-        case("a foreign packet to a known port number", &["P-14"], syn(here, (Role::Client, PORT)))
-            .left_alone(NotFrontend),
-        case("a foreign packet from a known port number", &["P-14"], syn(LOCAL_AT, there))
-            .left_alone(NotFrontend),
+        case(
+            "a foreign ping",
+            &["P-14"],
+            echo((Role::Foreign, 0), (Role::Client, 0)),
+        )
+        .left_alone(NoPorts),
+        case(
+            "a foreign packet to a known port number",
+            &["P-14"],
+            syn(here, (Role::Client, PORT)),
+        )
+        .left_alone(NotFrontend),
+        case(
+            "a foreign packet from a known port number",
+            &["P-14"],
+            syn(LOCAL_AT, there),
+        )
+        .left_alone(NotFrontend),
         case(
             "a NodePort on an address that serves none",
             &["S-119b"],
@@ -164,14 +227,26 @@ fn foreign() -> Vec<Case> {
         )
         .ingress(UPLINK)
         .left_alone(NotFrontend),
-        case("another node's NodePort is left alone", &["S-084"], syn(POD_AT, (Role::Router, NODE_PORT)))
-            .left_alone(NotFrontend),
-        case("a forwarded packet starts no flow when it leaves", &["P-1"], syn(POD_AT, VIP))
-            .egress(UPLINK)
-            .left_alone(NotFrontend),
-        case("before the agent has written its configuration", &["S-211"], syn(POD_AT, VIP))
-            .world(unconfigured)
-            .left_alone(Unconfigured),
+        case(
+            "another node's NodePort is left alone",
+            &["S-084"],
+            syn(POD_AT, (Role::Router, NODE_PORT)),
+        )
+        .left_alone(NotFrontend),
+        case(
+            "a forwarded packet starts no flow when it leaves",
+            &["P-1"],
+            syn(POD_AT, VIP),
+        )
+        .egress(UPLINK)
+        .left_alone(NotFrontend),
+        case(
+            "before the agent has written its configuration",
+            &["S-211"],
+            syn(POD_AT, VIP),
+        )
+        .world(unconfigured)
+        .left_alone(Unconfigured),
     ]
 }
 
@@ -187,17 +262,25 @@ fn backends() -> Vec<Case> {
     let packet = syn(POD_AT, VIP);
     let out = packet.clone().dst(LOCAL_AT);
     vec![
-        case("a terminating backend of the set is used", &["S-062", "S-065"], packet.clone())
-            .world(world(&[state(BackendState::Terminating)]))
-            .passed(out.clone(), &[NewFlow, OriginalStack]),
-        case("a slot whose backend was freed gives its turn to the next", &["S-216"], packet.clone())
-            .world(world(&[
-                state(BackendState::Free),
-                state(BackendState::Active),
-                state(BackendState::Free),
-                state(BackendState::Active),
-            ]))
-            .passed(out, &[NewFlow, OriginalStack]),
+        case(
+            "a terminating backend of the set is used",
+            &["S-062", "S-065"],
+            packet.clone(),
+        )
+        .world(world(&[state(BackendState::Terminating)]))
+        .passed(out.clone(), &[NewFlow, OriginalStack]),
+        case(
+            "a slot whose backend was freed gives its turn to the next",
+            &["S-216"],
+            packet.clone(),
+        )
+        .world(world(&[
+            state(BackendState::Free),
+            state(BackendState::Active),
+            state(BackendState::Free),
+            state(BackendState::Active),
+        ]))
+        .passed(out, &[NewFlow, OriginalStack]),
         case("a set of freed backends drops", &["S-216"], packet)
             .world(world(&[state(BackendState::Free)]))
             .dropped(BackendGone),

@@ -30,16 +30,24 @@ fn replies() -> Vec<Case> {
             .flow(handshake)
             .passed(reply.src(VIP), &[Promoted, ReplyStack])
             .leaves(&[pod_flow()]),
-        case("the first UDP reply promotes a flow", &["S-122"], answer.clone())
-            .egress(POD)
-            .flow(handshake.udp())
-            .passed(answer.src(VIP), &[Promoted, ReplyStack])
-            .leaves(&[pod_flow().udp()]),
-        case("a repeated SYN goes to the same backend", &["S-120"], again.clone())
-            .world(with_backend(Role::RemoteBackend))
-            .flow(handshake)
-            .passed(again.dst(LOCAL_AT), &[OriginalStack])
-            .leaves(&[handshake]),
+        case(
+            "the first UDP reply promotes a flow",
+            &["S-122"],
+            answer.clone(),
+        )
+        .egress(POD)
+        .flow(handshake.udp())
+        .passed(answer.src(VIP), &[Promoted, ReplyStack])
+        .leaves(&[pod_flow().udp()]),
+        case(
+            "a repeated SYN goes to the same backend",
+            &["S-120"],
+            again.clone(),
+        )
+        .world(with_backend(Role::RemoteBackend))
+        .flow(handshake)
+        .passed(again.dst(LOCAL_AT), &[OriginalStack])
+        .leaves(&[handshake]),
     ]
 }
 
@@ -52,19 +60,31 @@ fn restoring() -> Vec<Case> {
     let data = tcp(POD_AT, VIP, ACK);
     let reply = tcp(LOCAL_AT, POD_AT, ACK);
     vec![
-        case("a packet keeps its flow alive, both directions", &["S-122"], data.clone())
-            .flow(half(Halves::Both))
-            .passed(data.clone().dst(LOCAL_AT), &[OriginalStack])
-            .leaves(&[pod_flow()]),
-        case("a lost Reply direction is put back", &["S-120"], data.clone())
-            .flow(half(Halves::OriginalOnly))
-            .passed(data.dst(LOCAL_AT), &[HalfRestored, OriginalStack])
-            .leaves(&[pod_flow()]),
-        case("a lost Original direction is put back", &["S-120"], reply.clone())
-            .egress(POD)
-            .flow(half(Halves::ReplyOnly))
-            .passed(reply.src(VIP), &[HalfRestored, ReplyStack])
-            .leaves(&[pod_flow()]),
+        case(
+            "a packet keeps its flow alive, both directions",
+            &["S-122"],
+            data.clone(),
+        )
+        .flow(half(Halves::Both))
+        .passed(data.clone().dst(LOCAL_AT), &[OriginalStack])
+        .leaves(&[pod_flow()]),
+        case(
+            "a lost Reply direction is put back",
+            &["S-120"],
+            data.clone(),
+        )
+        .flow(half(Halves::OriginalOnly))
+        .passed(data.dst(LOCAL_AT), &[HalfRestored, OriginalStack])
+        .leaves(&[pod_flow()]),
+        case(
+            "a lost Original direction is put back",
+            &["S-120"],
+            reply.clone(),
+        )
+        .egress(POD)
+        .flow(half(Halves::ReplyOnly))
+        .passed(reply.src(VIP), &[HalfRestored, ReplyStack])
+        .leaves(&[pod_flow()]),
     ]
 }
 
@@ -78,11 +98,15 @@ fn endings() -> Vec<Case> {
             .flow(pod_flow())
             .passed(fin.dst(LOCAL_AT), &[OriginalStack])
             .leaves(&[with(seen::FIN_ORIGINAL)]),
-        case("the backend's FIN is remembered", &["S-121"], reply_fin.clone())
-            .egress(POD)
-            .flow(with(seen::FIN_ORIGINAL))
-            .passed(reply_fin.src(VIP), &[ReplyStack])
-            .leaves(&[with(seen::FIN_ORIGINAL | seen::FIN_REPLY)]),
+        case(
+            "the backend's FIN is remembered",
+            &["S-121"],
+            reply_fin.clone(),
+        )
+        .egress(POD)
+        .flow(with(seen::FIN_ORIGINAL))
+        .passed(reply_fin.src(VIP), &[ReplyStack])
+        .leaves(&[with(seen::FIN_ORIGINAL | seen::FIN_REPLY)]),
         case("a reset is remembered", &["S-121"], reset.clone())
             .flow(pod_flow())
             .passed(reset.dst(LOCAL_AT), &[OriginalStack])
@@ -117,42 +141,76 @@ fn anew() -> Vec<Case> {
     };
     let tcp_flow = created(pod_flow(), REMOTE_AT);
     vec![
-        case("a SYN on a closed connection is decided anew", &["S-121"], packet.clone())
-            .world(remote())
-            .flow(closed)
-            .passed(packet.clone().dst(REMOTE_AT), &[Redecided, NewFlow, OriginalStack])
-            .leaves(&[tcp_flow]),
-        case("UDP whose backend is gone is decided anew", &["S-124", "S-126"], datagram.clone())
-            .world(remote())
-            .flow(moved)
-            .passed(datagram.clone().dst(REMOTE_AT), &[Redecided, NewFlow, OriginalStack])
-            .leaves(&[tcp_flow.udp()]),
-        case("TCP whose backend is gone stays with it", &["S-125"], data.clone())
-            .world(remote())
-            .flow(Flow {
-                generation: GENERATION - 1,
-                ..pod_flow()
-            })
-            .passed(data.clone().dst(LOCAL_AT), &[OriginalStack]),
+        case(
+            "a SYN on a closed connection is decided anew",
+            &["S-121"],
+            packet.clone(),
+        )
+        .world(remote())
+        .flow(closed)
+        .passed(
+            packet.clone().dst(REMOTE_AT),
+            &[Redecided, NewFlow, OriginalStack],
+        )
+        .leaves(&[tcp_flow]),
+        case(
+            "UDP whose backend is gone is decided anew",
+            &["S-124", "S-126"],
+            datagram.clone(),
+        )
+        .world(remote())
+        .flow(moved)
+        .passed(
+            datagram.clone().dst(REMOTE_AT),
+            &[Redecided, NewFlow, OriginalStack],
+        )
+        .leaves(&[tcp_flow.udp()]),
+        case(
+            "TCP whose backend is gone stays with it",
+            &["S-125"],
+            data.clone(),
+        )
+        .world(remote())
+        .flow(Flow {
+            generation: GENERATION - 1,
+            ..pod_flow()
+        })
+        .passed(data.clone().dst(LOCAL_AT), &[OriginalStack]),
         case("TCP idle for less than a day", &["S-122"], data.clone())
             .flow(idle(24 * 3600))
             .passed(data.clone().dst(LOCAL_AT), &[OriginalStack])
             .leaves(&[pod_flow()]),
-        case("TCP idle for more than a day is unknown", &["S-122"], data.clone())
-            .flow(idle(24 * 3600 + 1))
-            .answered(reset_of(&data), RejectMidStream),
-        case("a UDP stream idle for too long is decided anew", &["S-122"], datagram.clone())
-            .world(remote())
-            .flow(idle(121).udp())
-            .passed(datagram.clone().dst(REMOTE_AT), &[NewFlow, OriginalStack]),
-        case("a UDP flow without replies expires sooner", &["S-122"], datagram.clone())
-            .world(remote())
-            .flow(waiting(31).udp())
-            .passed(datagram.dst(REMOTE_AT), &[NewFlow, OriginalStack]),
-        case("a TCP handshake without a reply expires", &["S-122"], packet.clone())
-            .world(remote())
-            .flow(waiting(61))
-            .passed(packet.dst(REMOTE_AT), &[NewFlow, OriginalStack]),
+        case(
+            "TCP idle for more than a day is unknown",
+            &["S-122"],
+            data.clone(),
+        )
+        .flow(idle(24 * 3600 + 1))
+        .answered(reset_of(&data), RejectMidStream),
+        case(
+            "a UDP stream idle for too long is decided anew",
+            &["S-122"],
+            datagram.clone(),
+        )
+        .world(remote())
+        .flow(idle(121).udp())
+        .passed(datagram.clone().dst(REMOTE_AT), &[NewFlow, OriginalStack]),
+        case(
+            "a UDP flow without replies expires sooner",
+            &["S-122"],
+            datagram.clone(),
+        )
+        .world(remote())
+        .flow(waiting(31).udp())
+        .passed(datagram.dst(REMOTE_AT), &[NewFlow, OriginalStack]),
+        case(
+            "a TCP handshake without a reply expires",
+            &["S-122"],
+            packet.clone(),
+        )
+        .world(remote())
+        .flow(waiting(61))
+        .passed(packet.dst(REMOTE_AT), &[NewFlow, OriginalStack]),
     ]
 }
 
@@ -166,25 +224,33 @@ fn clashes() -> Vec<Case> {
         ..taken((Role::Foreign, 1))
     };
     vec![
-        case("one client, two Services, one backend: another source port", &["S-099"], packet.clone())
-            .flow(stack(POD_AT, other, LOCAL_AT))
-            .passed(
-                packet.dst(LOCAL_AT).src((Role::Pod, SNAT_PORT)),
-                &[TupleClash, NewFlow, OriginalStack],
-            ),
+        case(
+            "one client, two Services, one backend: another source port",
+            &["S-099"],
+            packet.clone(),
+        )
+        .flow(stack(POD_AT, other, LOCAL_AT))
+        .passed(
+            packet.dst(LOCAL_AT).src((Role::Pod, SNAT_PORT)),
+            &[TupleClash, NewFlow, OriginalStack],
+        ),
         case("no SNAT port is free", &["P-13"], outside.clone())
             .ingress(UPLINK)
             .world(with_backend(Role::RemoteBackend))
             .flow(taken((Role::Foreign, 1)))
             .dropped(SnatPortsExhausted),
-        case("an expired flow's SNAT port is free", &["P-13"], outside.clone())
-            .ingress(UPLINK)
-            .world(with_backend(Role::RemoteBackend))
-            .flow(expired)
-            .redirected(
-                UPLINK,
-                outside.src(SNAT_AT).dst(REMOTE_AT),
-                &[NewFlow, OriginalRedirect],
-            ),
+        case(
+            "an expired flow's SNAT port is free",
+            &["P-13"],
+            outside.clone(),
+        )
+        .ingress(UPLINK)
+        .world(with_backend(Role::RemoteBackend))
+        .flow(expired)
+        .redirected(
+            UPLINK,
+            outside.src(SNAT_AT).dst(REMOTE_AT),
+            &[NewFlow, OriginalRedirect],
+        ),
     ]
 }
