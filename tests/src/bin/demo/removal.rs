@@ -68,10 +68,11 @@ fn judge(
     allowed: &BTreeSet<SocketAddr>,
     [written_ns, end_ns]: [u64; 2],
 ) -> Removal {
-    let mut complaints: Vec<String> = reports
-        .iter()
-        .flat_map(|report| checks::complaints(report, allowed))
-        .collect();
+    let mut complaints = Vec::new();
+    for (report, who) in reports.iter().zip(["the pod", "the client outside"]) {
+        let own = checks::complaints(report, allowed).into_iter();
+        complaints.extend(own.map(|complaint| format!("{who}: {complaint}")));
+    }
     let mut last_ns = written_ns;
     for (report, gone) in reports.iter().zip(gone) {
         match report.answers.get(&gone.to_string()) {
