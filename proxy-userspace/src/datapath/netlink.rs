@@ -236,7 +236,7 @@ impl Changes {
         if unsafe { libc::bind(socket.as_raw_fd(), pointer, len) } < 0 {
             return Err(io::Error::last_os_error().into());
         }
-        // SAFETY: an `OwnedFd` that moves in stays open and the same until the `AsyncFd` is dropped.
+        // SAFETY: an `OwnedFd` that moves in stays open, and the same, until it is dropped.
         let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
         let socket = socket.map_err(io::Error::from)?;
         Ok(Self { socket })
