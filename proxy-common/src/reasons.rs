@@ -54,7 +54,7 @@ counters! {
     FragmentUnknown = 9, "a later fragment whose first fragment was not seen";
     OtherHook = 10, "belongs to a flow that is translated at another hook";
     Unconfigured = 11, "the agent has not configured the datapath";
-    HostOwnAddress = 12, "a process of this node to an own address: served by the socket hooks only (P-8)";
+    HostOwnAddress = 12, "this node to an own address: served by the socket hooks only (P-8)";
     SocketOwner = 13, "a host socket owns this very tuple: its reply, not a new flow (S-119e)";
     IcmpOther = 14, "an ICMP message that quotes no flow of ours";
     // Translated packets.

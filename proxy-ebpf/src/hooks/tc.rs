@@ -1,26 +1,15 @@
 //! tc ingress and egress.
 
-use aya_ebpf::bindings::{
-    __sk_buff, BPF_F_CURRENT_NETNS, BPF_F_INGRESS, BPF_FIB_LKUP_RET_FRAG_NEEDED,
-    BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_OK, TC_ACT_SHOT, bpf_fib_lookup,
-    bpf_sock, bpf_sock_tuple,
-};
-use aya_ebpf::helpers::generated::{
-    bpf_fib_lookup as fib_lookup, bpf_get_prandom_u32, bpf_jiffies64, bpf_redirect,
-    bpf_redirect_neigh, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release, bpf_skb_change_head,
-};
-use proxy_common::{Address, Be16, Counter, Tuple, protocol};
+use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS, TC_ACT_OK, TC_ACT_SHOT};
+use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head};
+use proxy_common::{Be16, Counter};
 
-use crate::environment::RouteQuery;
+use super::skb_environment::SkbEnvironment;
 use crate::packet::bpf::SkbPacket;
 use crate::pipeline::{Step, Steps};
 use crate::tables::bpf::{Maps, ScratchMap, config, count};
 use crate::wire::ethernet;
-use crate::{Answer, Environment, Family, Hook, Tables, V4, V6, Verdict, pipeline};
-
-/// Address families as `bpf_fib_lookup` wants them.
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
+use crate::{Answer, Family, Hook, Tables, V4, V6, Verdict, pipeline};
 
 /// Runs the pipeline on an skb at `hook`; `l3` is the length of the MAC header.
 #[inline(always)]
@@ -353,116 +342,5 @@ fn deliver(skb: *mut __sk_buff, ifindex: u32, l3: usize) -> i32 {
         ((data + ethernet::DST) as *mut [u8; 6]).write_unaligned(interface.mac);
         ((data + ethernet::ETHERTYPE) as *mut u16).write_unaligned(ethertype);
         bpf_redirect(ifindex, BPF_F_INGRESS as u64) as i32
-    }
-}
-
-/// The kernel around an skb.
-struct SkbEnvironment {
-    skb: *mut __sk_buff,
-    hook: Hook,
-}
-
-impl SkbEnvironment {
-    #[inline(always)]
-    fn new(skb: *mut __sk_buff, hook: u32) -> Self {
-        let hook = if hook == Hook::Ingress as u32 {
-            Hook::Ingress
-        } else {
-            Hook::Egress
-        };
-        Self { skb, hook }
-    }
-}
-
-impl<F: Family> Environment<F> for SkbEnvironment {
-    #[inline(always)]
-    fn hook(&self) -> Hook {
-        self.hook
-    }
-
-    #[inline(always)]
-    fn ifindex(&self) -> u32 {
-        // SAFETY: the kernel gave the context to this program run.
-        unsafe { (*self.skb).ifindex }
-    }
-
-    #[inline(always)]
-    fn now_secs(&self, hz: u32) -> u32 {
-        // SAFETY: the helper has no arguments.
-        let ticks = unsafe { bpf_jiffies64() };
-        (ticks / if hz == 0 { 250 } else { hz as u64 }) as u32
-    }
-
-    #[inline(always)]
-    fn random(&self) -> u32 {
-        // SAFETY: the helper has no arguments.
-        unsafe { bpf_get_prandom_u32() }
-    }
-
-    #[inline(always)]
-    fn route(&self, query: &RouteQuery<F>) -> Option<u32> {
-        // SAFETY: zero is valid for every field.
-        let mut params: bpf_fib_lookup = unsafe { core::mem::zeroed() };
-        params.l4_protocol = query.protocol;
-        params.sport = query.tuple.sport.0;
-        params.dport = query.tuple.dport.0;
-        // SAFETY: the kernel gave the context to this program run.
-        params.ifindex = unsafe { (*self.skb).ifindex };
-        let (src, dst) = (query.tuple.src.words(), query.tuple.dst.words());
-        if F::VERSION == 4 {
-            params.family = AF_INET;
-            params.__bindgen_anon_3.ipv4_src = src[0].0;
-            params.__bindgen_anon_4.ipv4_dst = dst[0].0;
-        } else {
-            params.family = AF_INET6;
-            params.__bindgen_anon_3.ipv6_src = src.map(|word| word.0);
-            params.__bindgen_anon_4.ipv6_dst = dst.map(|word| word.0);
-        }
-        let len = size_of::<bpf_fib_lookup>() as i32;
-        // SAFETY: `params` is a valid struct of the length given.
-        let result = unsafe { fib_lookup(self.skb.cast(), &mut params, len, 0) } as u32;
-        // The neighbour is resolved, and the size checked, elsewhere.
-        match result {
-            BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH | BPF_FIB_LKUP_RET_FRAG_NEEDED => {
-                Some(params.ifindex)
-            }
-            _ => None,
-        }
-    }
-
-    #[inline(always)]
-    fn socket_owns(&self, tuple: &Tuple<F::Addr>, protocol: u8) -> bool {
-        // SAFETY: zero is valid for every field.
-        let mut sock: bpf_sock_tuple = unsafe { core::mem::zeroed() };
-        let (src, dst) = (tuple.src.words(), tuple.dst.words());
-        let len = if F::VERSION == 4 {
-            sock.__bindgen_anon_1.ipv4.saddr = src[0].0;
-            sock.__bindgen_anon_1.ipv4.daddr = dst[0].0;
-            sock.__bindgen_anon_1.ipv4.sport = tuple.sport.0;
-            sock.__bindgen_anon_1.ipv4.dport = tuple.dport.0;
-            12
-        } else {
-            sock.__bindgen_anon_1.ipv6.saddr = src.map(|word| word.0);
-            sock.__bindgen_anon_1.ipv6.daddr = dst.map(|word| word.0);
-            sock.__bindgen_anon_1.ipv6.sport = tuple.sport.0;
-            sock.__bindgen_anon_1.ipv6.dport = tuple.dport.0;
-            36
-        };
-        let netns = BPF_F_CURRENT_NETNS as i64 as u64;
-        // SAFETY: the tuple is valid for `len` bytes; a found socket is released.
-        unsafe {
-            let found: *mut bpf_sock = match protocol {
-                protocol::TCP => bpf_sk_lookup_tcp(self.skb.cast(), &mut sock, len, netns, 0),
-                protocol::UDP => bpf_sk_lookup_udp(self.skb.cast(), &mut sock, len, netns, 0),
-                _ => return false,
-            };
-            if found.is_null() {
-                return false;
-            }
-            // A listener or an unconnected socket has no peer port.
-            let is_owner = (*found).dst_port == tuple.sport.0;
-            bpf_sk_release(found.cast());
-            is_owner
-        }
     }
 }

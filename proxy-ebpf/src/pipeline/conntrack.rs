@@ -163,7 +163,7 @@ pub fn expired<F: Family>(
 ) -> bool {
     // Arithmetic instead of branches: this is inlined into the search for a SNAT port, where each
     // branch multiplies the paths that the verifier explores.
-    let is_replied = (connection.flags / flags::REPLIED & 1) as usize;
+    let is_replied = ((connection.flags / flags::REPLIED) & 1) as usize;
     let is_closed = closed_bit(connection.tcp) as usize;
     let state = if protocol == protocol::TCP {
         is_closed << 1 | ((is_closed | is_replied) ^ 1)

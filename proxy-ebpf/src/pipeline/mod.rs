@@ -5,9 +5,8 @@
 //! This file holds the branching between them; a stage never calls another stage. The path has
 //! six steps, so that in the kernel each can be a subprogram with a stack of its own, verified
 //! once: [`begin`] (what is it), [`track`] (whose is it), [`refresh`] (keep its flow alive),
-//! [`create`] (a new flow), [`finish`] (translate), [`answer`] (refuse). An established packet takes
-//! the first two and [`finish`].
-//! What one step leaves to the next is in [`Scratch`].
+//! [`create`] (a new flow), [`finish`] (translate), [`answer`] (refuse). An established packet
+//! takes the first two and [`finish`]. What one step leaves to the next is in [`Scratch`].
 
 pub mod conntrack;
 pub mod filter;

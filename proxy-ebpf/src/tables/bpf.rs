@@ -191,8 +191,8 @@ macro_rules! family {
                     return false;
                 };
                 // SAFETY: the pointer is valid for the program run; several CPUs may store the same
-                // facts at once. A FIN bit lost to another CPU's costs a longer lifetime: kernel 5.10
-                // has no atomic or.
+                // facts at once. A FIN bit lost to another CPU's costs a longer lifetime: kernel
+                // 5.10 has no atomic or.
                 unsafe {
                     if (*entry).tag != key.tag() {
                         return false;
@@ -234,7 +234,7 @@ macro_rules! family {
 
             #[inline(always)]
             fn node_address(&self, addr: &$addr) -> u32 {
-                // SAFETY: a reused element gives a wrong flag for one packet of a new flow at worst.
+                // SAFETY: a reused element gives wrong flags for one new flow at worst.
                 unsafe { $node_addresses.get(addr).copied().unwrap_or(0) }
             }
 
