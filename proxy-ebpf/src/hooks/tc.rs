@@ -42,8 +42,8 @@ pub fn run(skb: *mut __sk_buff, hook: Hook, l3: usize) -> i32 {
 /// The steps as subprograms: their stack frames do not add up, nor do those of the families.
 macro_rules! subprograms {
     (
-        $name:ident, $family:ty, $begin:ident, $track:ident, $refresh:ident, $create:ident, $finish:ident,
-        $answer:ident
+        $name:ident, $family:ty, $begin:ident, $track:ident, $refresh:ident,
+        $create:ident, $finish:ident, $answer:ident
     ) => {
         struct $name {
             skb: *mut __sk_buff,
