@@ -32,4 +32,4 @@ pub const INTERFACES_MAX: u32 = 1 << 14;
 /// IPv6 extension headers walked: beyond, `TooManyHeaders`.
 pub const EXT_HEADERS_MAX: usize = 6;
 /// SNAT ports tried before a new flow is dropped: `SnatPortsExhausted`.
-pub const SNAT_TRIES_MAX: usize = 16;
+pub const SNAT_TRIES_MAX: usize = 8;
