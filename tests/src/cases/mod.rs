@@ -7,9 +7,13 @@
 
 pub mod flows;
 pub mod host;
+pub mod kernel;
 pub mod packets;
+pub mod random;
+pub mod raw_map;
 pub mod table;
 pub mod tables;
+pub mod verify;
 pub mod world;
 
 use std::collections::BTreeMap;

@@ -2,7 +2,6 @@
 //!
 //! Everything is said with roles, so that one text serves both address families.
 
-use proxy_common::flow::path;
 use proxy_common::node::{address_flags, cluster_ip};
 use proxy_common::{Addr4, Addr6, interface};
 use proxy_ebpf::{Family, V4, V6};
@@ -87,8 +86,6 @@ pub trait CaseFamily: Family {
     -> &mut proxy_common::FamilyConfig<Self::Addr>;
     /// Sets the address that masquerading uses.
     fn set_masquerade(interface: &mut proxy_common::Interface, addr: Self::Addr);
-    /// An address from a prefix and bits behind it, for random worlds.
-    fn with_low_bits(role: Role, bits: u16) -> Self::Addr;
 }
 
 impl CaseFamily for V4 {
@@ -127,12 +124,6 @@ impl CaseFamily for V4 {
 
     fn set_masquerade(interface: &mut proxy_common::Interface, addr: Addr4) {
         interface.addr4 = addr;
-    }
-
-    fn with_low_bits(role: Role, bits: u16) -> Addr4 {
-        let mut octets = Self::address(role).octets();
-        octets[3] ^= bits as u8;
-        Addr4::from_octets(octets)
     }
 }
 
@@ -174,13 +165,6 @@ impl CaseFamily for V6 {
 
     fn set_masquerade(interface: &mut proxy_common::Interface, addr: Addr6) {
         interface.addr6 = addr;
-    }
-
-    fn with_low_bits(role: Role, bits: u16) -> Addr6 {
-        let mut octets = Self::address(role).octets();
-        octets[14] ^= (bits >> 8) as u8;
-        octets[15] ^= bits as u8;
-        Addr6::from_octets(octets)
     }
 }
 
@@ -374,9 +358,10 @@ pub fn route<F: CaseFamily>(dst: &F::Addr) -> Option<u32> {
     if OWN.iter().any(|(role, _)| F::address(*role) == *dst) {
         return None;
     }
+    let unroutable = [Role::Multicast, Role::Unspecified];
+    if unroutable.iter().any(|role| F::address(*role) == *dst) {
+        return None;
+    }
     let found = ROUTES.iter().find(|(role, _)| F::address(*role) == *dst);
     Some(found.map_or(UPLINK, |(_, ifindex)| *ifindex))
 }
-
-/// Path kinds of a flow by name.
-pub const THROUGH_STACK: (u8, u8) = (path::INGRESS_STACK, path::EGRESS_STACK);
