@@ -37,7 +37,7 @@ impl Pod {
         name: &str,
         host: u8,
     ) -> Result<Self> {
-        let netns = sandbox.netns(name)?;
+        let netns = sandbox.netns(&format!("pod-{name}"))?;
         let pod = Self {
             name: name.to_owned(),
             node: node.name.clone(),
