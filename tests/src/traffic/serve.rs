@@ -32,10 +32,12 @@ pub fn serve() -> io::Result<()> {
             other => respond(&obey(&other, &mut connections))?,
         }
     }
-    while detached {
+    if !detached {
+        return Ok(());
+    }
+    loop {
         std::thread::park();
     }
-    Ok(())
 }
 
 fn obey(request: &Request, connections: &mut Connections) -> Response {

@@ -50,9 +50,8 @@ fn accept(name: &str, listener: &TcpListener) {
 fn echo(name: &str, mut stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
     stream.set_nodelay(true)?;
     stream.write_all(&greeting(name, peer))?;
-    let mut buffer = Vec::new();
+    let mut buffer = vec![0; CHUNK];
     loop {
-        buffer.resize(CHUNK, 0);
         let length = stream.read(&mut buffer)?;
         if length == 0 {
             return Ok(());
