@@ -23,3 +23,29 @@ fn every_case_has_a_name_and_a_rule() {
         assert!(!case.rules.is_empty(), "{} shows no rule", case.name);
     }
 }
+
+#[test]
+fn the_cases_reach_every_counter_of_the_packet_path() {
+    use proxy_common::Counter::{self, *};
+    // Nothing leads there in one packet, or not without a kernel that fails, or not by tc.
+    let others = [
+        NotIp,
+        NewFlowLost,
+        InsertFailed,
+        WriteFailed,
+        SocketConnected,
+        SocketSent,
+        SocketReceived,
+        SocketPeerName,
+        SocketRefused,
+        SocketSteppedAside,
+    ];
+    let cases = table();
+    let reached: BTreeSet<Counter> = cases
+        .iter()
+        .flat_map(|case| case.counters.clone())
+        .collect();
+    let is_missing = |counter: &&Counter| !reached.contains(*counter) && !others.contains(*counter);
+    let missing: Vec<&Counter> = Counter::ALL.iter().filter(is_missing).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}

@@ -30,7 +30,7 @@ const LIST_MAX: u64 = 8;
 /// Elements of SLOTS that one region takes at most.
 const REGION_LEN: u32 = 8;
 /// Regions in use before the first is used again.
-const REGIONS: u64 = 1 << 16;
+const REGIONS: u64 = 100_000;
 /// FrontendId of the Service that changes.
 const FRONTEND: u32 = 1000;
 /// First BackendId of the lists.
@@ -39,8 +39,8 @@ const FIRST_BACKEND: u64 = 1000;
 const READERS: usize = 2;
 /// How long each family is tried.
 const DURATION: Duration = Duration::from_secs(4);
-/// How long a region stays unused after it was withdrawn.
-const GRACE: Duration = Duration::from_millis(500);
+/// Least time between two publications: a withdrawn region stays unused for half a second.
+const PACE: Duration = Duration::from_micros(5);
 
 /// What the threads share.
 #[derive(Default)]
@@ -134,9 +134,9 @@ fn write<F: CaseFamily>(maps: &mut KernelMaps, progress: &Progress)
 where
     KernelMaps: FamilyMaps<F::Addr>,
 {
-    let mut round = Instant::now();
     let mut publication = 0_u64;
     while !progress.is_over.load(Ordering::Relaxed) {
+        let started = Instant::now();
         publication += 1;
         progress.begun.store(publication, Ordering::SeqCst);
         publish::<F>(maps, publication);
@@ -147,9 +147,8 @@ where
                 .expect("another frontend");
             maps.remove_frontend_id(&other).expect("another frontend");
         }
-        if publication.is_multiple_of(REGIONS / 2) {
-            std::thread::sleep(GRACE.saturating_sub(round.elapsed()));
-            round = Instant::now();
+        while started.elapsed() < PACE {
+            std::hint::spin_loop();
         }
     }
 }

@@ -1,10 +1,12 @@
 //! What holds for any packet in any world, on the host.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 use proxy_common::{BackendState, Counter};
 use proxy_ebpf::tables::host::HostTables;
 use proxy_ebpf::{Hook, V4, V6, Verdict};
@@ -26,7 +28,7 @@ const NOTES: [Counter; 6] = [
 
 fn settings() -> ProptestConfig {
     ProptestConfig {
-        cases: 512,
+        cases: 2048,
         failure_persistence: None,
         ..ProptestConfig::default()
     }
@@ -235,6 +237,52 @@ fn foreign_case() -> impl Strategy<Value = Case> {
             ..tests::cases::case("a foreign packet", &["P-14"], packet).world(world)
         }
     })
+}
+
+/// The random worlds and packets are worth something: they come to nearly every end there is.
+#[test]
+fn random_cases_reach_the_ends() {
+    let mut runner = TestRunner::deterministic();
+    let strategy = random::any_case();
+    let mut seen = BTreeSet::new();
+    for _ in 0..20_000 {
+        let case = strategy.new_tree(&mut runner).expect("a case").current();
+        seen.extend(host::run::<V4>(&case, 1, NOW).0.counters.into_keys());
+        seen.extend(host::run::<V6>(&case, 1, NOW).0.counters.into_keys());
+    }
+    let missing: Vec<&Counter> = packet_counters()
+        .filter(|counter| !seen.contains(*counter))
+        .collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+/// Counters that a well-formed packet can reach on the host with one packet in a row.
+fn packet_counters() -> impl Iterator<Item = &'static Counter> {
+    use Counter::*;
+    let others = [
+        NotIp,
+        Truncated,
+        BadHeader,
+        Redirected,
+        Unconfigured,
+        SocketOwner,
+        NewFlowLost,
+        InsertFailed,
+        NoSnatAddress,
+        NoRoute,
+        Unparsable,
+        WriteFailed,
+        SctpPortChange,
+        SocketConnected,
+        SocketSent,
+        SocketReceived,
+        SocketPeerName,
+        SocketRefused,
+        SocketSteppedAside,
+    ];
+    Counter::ALL
+        .iter()
+        .filter(move |counter| !others.contains(counter))
 }
 
 proptest! {

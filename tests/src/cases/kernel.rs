@@ -88,6 +88,9 @@ fn addresses<F: CaseFamily>() -> String {
     for (role, index) in ROUTES {
         lines += &format!("route add {} dev dev{index}\n", text(role));
     }
+    for role in UNREACHABLE {
+        lines += &format!("route add unreachable {}\n", text(role));
+    }
     let router = text(Role::Router);
     lines += &format!("route add {router} dev dev{UPLINK}\n");
     lines += &format!("route add {all} via {router} dev dev{UPLINK}\n");

@@ -46,6 +46,8 @@ pub enum Body {
     Udp,
     /// A UDP datagram with this in its checksum field.
     UdpChecksum(u16),
+    /// An SCTP packet with one chunk; its CRC32c is not computed.
+    Sctp,
     /// An ICMP error.
     Error {
         /// Which one.
@@ -156,6 +158,11 @@ pub fn syn(src: At, dst: At) -> PacketSpec {
 /// A UDP datagram.
 pub fn udp(src: At, dst: At) -> PacketSpec {
     packet(src, dst, Body::Udp)
+}
+
+/// An SCTP packet.
+pub fn sctp(src: At, dst: At) -> PacketSpec {
+    packet(src, dst, Body::Sctp)
 }
 
 /// An ICMP echo request.
@@ -269,6 +276,7 @@ impl PacketSpec {
         match &self.body {
             Body::Tcp { .. } => protocol::TCP,
             Body::Udp | Body::UdpChecksum(_) => protocol::UDP,
+            Body::Sctp => protocol::SCTP,
             Body::Error { .. } | Body::Echo => F::ICMP,
             Body::Raw(protocol) => *protocol,
         }
@@ -378,6 +386,10 @@ impl PacketSpec {
                 [if F::VERSION == 4 { 8 } else { 128 }, 0],
                 &[&[0, 7, 0, 1][..], &self.payload].concat(),
             ),
+            Body::Sctp => {
+                let ports = [self.src.1.to_be_bytes(), self.dst.1.to_be_bytes()].concat();
+                [&ports[..], &[0, 0, 0, 9, 1, 2, 3, 4], &self.payload].concat()
+            }
             Body::Raw(_) => self.payload.clone(),
         }
     }

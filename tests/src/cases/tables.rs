@@ -8,22 +8,29 @@ use proxy_ebpf::tables::host::HostTables;
 use super::flows::{Age, Halves};
 use super::world::*;
 
-/// The TCP and the UDP service port, in the order of their ids.
-const PROTOCOLS: [u8; 2] = [protocol::TCP, protocol::UDP];
+/// The service ports, in the order of their ids.
+const PROTOCOLS: [u8; 3] = [protocol::TCP, protocol::UDP, protocol::SCTP];
 /// Elements of SLOTS between two regions.
 const REGION_LEN: u32 = 64;
 /// Ids between the backends of two service ports.
 const BACKENDS: u32 = 100;
 
-/// FrontendId of the ClusterIP (or, `node_port`, of the NodePort) of a protocol.
+fn row(protocol: u8) -> u32 {
+    match protocol {
+        protocol::TCP => 0,
+        protocol::UDP => 1,
+        _ => 2,
+    }
+}
+
+/// FrontendId of the ClusterIP or the NodePort of a protocol.
 fn frontend_id(protocol: u8, kind: FrontendKind) -> u32 {
-    let row = u32::from(protocol == protocol::UDP);
-    1 + row * 2 + u32::from(kind == FrontendKind::NodePort)
+    1 + row(protocol) * 2 + u32::from(kind == FrontendKind::NodePort)
 }
 
 /// BackendId of the backend in a position.
 pub fn backend_id(protocol: u8, position: usize) -> u32 {
-    1 + u32::from(protocol == protocol::UDP) * BACKENDS + position as u32
+    1 + row(protocol) * BACKENDS + position as u32
 }
 
 impl World {

@@ -24,6 +24,8 @@ pub const BRIDGE_POD: u32 = 41;
 pub const BRIDGE_BACKEND: u32 = 42;
 /// An interface without our programs.
 pub const DARK: u32 = 50;
+/// An interface without an address.
+pub const BARE: u32 = 60;
 /// MTU of all interfaces but [`OVERLAY`].
 pub const MTU: u32 = 1500;
 /// MTU of [`OVERLAY`].
@@ -44,6 +46,10 @@ pub enum Role {
     RemoteBackend,
     /// A pod of another node with a backend, behind the overlay.
     OverlayBackend,
+    /// A pod with a backend behind an interface that has no address.
+    BareBackend,
+    /// A pod with a backend that no route leads to.
+    LostBackend,
     /// A pod on the bridge.
     BridgedPod,
     /// A pod on the bridge with a backend.
@@ -99,6 +105,8 @@ impl CaseFamily for V4 {
             Role::LocalBackend => [10, 1, 1, 3],
             Role::RemoteBackend => [10, 1, 2, 2],
             Role::OverlayBackend => [10, 1, 4, 2],
+            Role::BareBackend => [10, 1, 6, 2],
+            Role::LostBackend => [10, 1, 9, 9],
             Role::BridgedPod => [10, 1, 3, 2],
             Role::BridgedBackend => [10, 1, 3, 3],
             Role::Node => [198, 51, 100, 1],
@@ -138,6 +146,8 @@ impl CaseFamily for V6 {
             Role::LocalBackend => "fd00:10:1:1::3",
             Role::RemoteBackend => "fd00:10:1:2::2",
             Role::OverlayBackend => "fd00:10:1:4::2",
+            Role::BareBackend => "fd00:10:1:6::2",
+            Role::LostBackend => "fd00:10:1:9::9",
             Role::BridgedPod => "fd00:10:1:3::2",
             Role::BridgedBackend => "fd00:10:1:3::3",
             Role::Node => "2001:db8:1::1",
@@ -177,14 +187,18 @@ pub const OWN: [(Role, u32); 4] = [
 ];
 
 /// Routes that differ from the default route by the uplink.
-pub const ROUTES: [(Role, u32); 6] = [
+pub const ROUTES: [(Role, u32); 7] = [
     (Role::Pod, POD),
     (Role::LocalBackend, LOCAL),
     (Role::OverlayBackend, OVERLAY),
     (Role::BridgedPod, BRIDGE),
     (Role::BridgedBackend, BRIDGE),
     (Role::DarkClient, DARK),
+    (Role::BareBackend, BARE),
 ];
+
+/// Addresses that no route leads to.
+pub const UNREACHABLE: [Role; 1] = [Role::LostBackend];
 
 /// What INTERFACES says of one interface.
 #[derive(Clone, Copy, Debug)]
@@ -216,7 +230,7 @@ const fn device(ifindex: u32, flags: u32, mtu: u32, bridge: u32, address: Option
 }
 
 /// The interfaces of the node.
-pub const DEVICES: [Device; 8] = [
+pub const DEVICES: [Device; 9] = [
     device(UPLINK, ATTACHED, MTU, 0, Some(Role::Node)),
     device(POD, POD_SIDE, MTU, 0, Some(Role::PodGateway)),
     device(LOCAL, POD_SIDE, MTU, 0, Some(Role::PodGateway)),
@@ -231,6 +245,7 @@ pub const DEVICES: [Device; 8] = [
     device(BRIDGE_POD, BRIDGE_PORT, MTU, BRIDGE, None),
     device(BRIDGE_BACKEND, BRIDGE_PORT, MTU, BRIDGE, None),
     device(DARK, 0, MTU, 0, Some(Role::Node)),
+    device(BARE, ATTACHED, MTU, 0, None),
 ];
 
 /// The mark of redirected packets.
@@ -350,7 +365,10 @@ pub fn with_backend(role: Role) -> World {
 
 /// True for a backend on this node.
 pub fn is_local(role: Role) -> bool {
-    !matches!(role, Role::RemoteBackend | Role::OverlayBackend)
+    !matches!(
+        role,
+        Role::RemoteBackend | Role::OverlayBackend | Role::BareBackend | Role::LostBackend
+    )
 }
 
 /// The route to an address, as the namespace of the kernel runs has it.
@@ -358,7 +376,7 @@ pub fn route<F: CaseFamily>(dst: &F::Addr) -> Option<u32> {
     if OWN.iter().any(|(role, _)| F::address(*role) == *dst) {
         return None;
     }
-    let unroutable = [Role::Multicast, Role::Unspecified];
+    let unroutable = [Role::Multicast, Role::Unspecified, UNREACHABLE[0]];
     if unroutable.iter().any(|role| F::address(*role) == *dst) {
         return None;
     }

@@ -18,7 +18,7 @@ fn options() -> Vec<Case> {
         cases.push(
             case(
                 format!("IP options or extension headers before {name}"),
-                &["S-132"],
+                &["S-133"],
                 packet.clone(),
             )
             .passed(packet.dst(LOCAL_AT), &[NewFlow, OriginalStack]),
@@ -26,7 +26,7 @@ fn options() -> Vec<Case> {
     }
     let many = syn(POD_AT, VIP).extras(Extras::TooMany);
     let mut too_many =
-        case("more extension headers than we walk", &["S-132"], many).left_alone(TooManyHeaders);
+        case("more extension headers than we walk", &["S-133"], many).left_alone(TooManyHeaders);
     too_many.families = Families::V6;
     cases.push(too_many);
     cases

@@ -1,8 +1,8 @@
 //! What is refused, dropped or none of ours.
 
+use proxy_common::BackendState;
 use proxy_common::Counter::*;
 use proxy_common::config::flags::KEEP_UNALLOCATED;
-use proxy_common::{BackendState, protocol};
 
 use super::super::case;
 use super::super::packets::*;
@@ -195,13 +195,11 @@ fn foreign() -> Vec<Case> {
     )
     .left_alone(Redirected);
     marked.mark = MARK;
-    let mut sctp = udp(here, there);
-    sctp.body = Body::Raw(protocol::SCTP);
     vec![
         marked,
         case("a foreign TCP packet", &["P-14"], syn(here, there)).left_alone(Foreign),
         case("a foreign UDP packet", &["P-14"], udp(here, there)).left_alone(Foreign),
-        case("a foreign SCTP packet", &["P-14"], sctp).left_alone(Foreign),
+        case("a foreign SCTP packet", &["P-14"], sctp(here, there)).left_alone(Foreign),
         case(
             "a foreign ping",
             &["P-14"],
@@ -242,7 +240,7 @@ fn foreign() -> Vec<Case> {
         .left_alone(NotFrontend),
         case(
             "before the agent has written its configuration",
-            &["S-211"],
+            &["S-007"],
             syn(POD_AT, VIP),
         )
         .world(unconfigured)
@@ -284,5 +282,27 @@ fn backends() -> Vec<Case> {
         case("a set of freed backends drops", &["S-216"], packet)
             .world(world(&[state(BackendState::Free)]))
             .dropped(BackendGone),
+        case(
+            "SCTP with another target port",
+            &["S-134"],
+            sctp(POD_AT, VIP),
+        )
+        .dropped(SctpPortChange),
+        case(
+            "no route to a backend that needs SNAT",
+            &["P-2"],
+            syn(CLIENT_AT, NODE_AT),
+        )
+        .ingress(UPLINK)
+        .world(with_backend(Role::LostBackend))
+        .dropped(NoRoute),
+        case(
+            "no address to masquerade with",
+            &["S-095"],
+            syn(CLIENT_AT, NODE_AT),
+        )
+        .ingress(UPLINK)
+        .world(with_backend(Role::BareBackend))
+        .dropped(NoSnatAddress),
     ]
 }
