@@ -98,6 +98,8 @@ fn same_sum(a: u16, b: u16) -> bool {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn a_changed_checksum_is_a_recomputed_one(
         words in vec(any::<[u8; 4]>(), 1..20),

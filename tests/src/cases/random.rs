@@ -235,15 +235,67 @@ pub fn hook() -> impl Strategy<Value = (Hook, u32)> {
     )
 }
 
-/// A world and a packet; nothing is said of what comes of it.
+/// A packet that has to do with a flow, made of one that has not.
+fn about(flow: &Flow, kind: u32, mut packet: PacketSpec) -> PacketSpec {
+    let quote = |src: At, dst: At| {
+        let quoted = match flow.protocol {
+            protocol::TCP => tcp(src, dst, ACK),
+            _ => udp(src, dst),
+        };
+        let kind = IcmpKind::TooBig(1400);
+        icmp_error((Role::Router, 0), (src.0, 0), kind, quoted, 8)
+    };
+    (packet.src, packet.dst) = match kind {
+        0 => return quote(flow.source, flow.backend).ttl(packet.ttl),
+        1 => return quote(flow.dialed, flow.client).ttl(packet.ttl),
+        2 | 3 => (flow.client, flow.dialed),
+        4 | 5 => (flow.backend, flow.source),
+        // Another flow that may want the same tuple.
+        6 => (flow.client, (Role::ClusterIp, PORT)),
+        _ => ((Role::Client, 1), (Role::Node, NODE_PORT)),
+    };
+    if !matches!(packet.body, Body::Tcp { .. }) || flow.protocol != protocol::TCP {
+        packet.body = match (flow.protocol, &packet.part) {
+            (protocol, Some(part)) if part.offset != 0 => Body::Raw(protocol),
+            (protocol::TCP, _) => tcp(packet.src, packet.dst, ACK).body,
+            _ => Body::Udp,
+        };
+    }
+    packet
+}
+
+/// A world and a packet, mostly of a known flow; nothing is said of what comes of it.
 pub fn any_case() -> impl Strategy<Value = Case> {
     let segment_len = select(&[0_u32, 0, 0, 1000, 1448][..]);
-    (world(vec(flow(), 0..4)), packet(), hook(), segment_len).prop_map(
-        |(world, packet, (hook, ifindex), segment_len)| Case {
-            hook,
-            ifindex,
-            segment_len,
-            ..case("a random case", &[], packet).world(world)
+    let kinds = (0_u32..12, any::<prop::sample::Index>());
+    let parts = (
+        world(vec(flow(), 0..4)),
+        packet(),
+        hook(),
+        segment_len,
+        kinds,
+    );
+    parts.prop_map(
+        |(mut world, packet, (hook, ifindex), segment_len, (kind, index))| {
+            let packet = match world.flows.get(index.index(4)) {
+                Some(flow) if kind < 8 => {
+                    let packet = about(flow, kind, packet);
+                    if let Some(part) = packet.part
+                        && part.offset != 0
+                    {
+                        let known = (packet.src, packet.dst, packet.id, flow.protocol);
+                        world.fragments.push(known);
+                    }
+                    packet
+                }
+                _ => packet,
+            };
+            Case {
+                hook,
+                ifindex,
+                segment_len,
+                ..case("a random case", &[], packet).world(world)
+            }
         },
     )
 }
