@@ -22,7 +22,9 @@ use crate::datapath::maps::KernelMaps;
 use crate::datapath::netlink::{Changes, NetlinkError, Reader};
 use crate::datapath::{Datapath, DatapathError, DatapathOptions, TcChoice, environment, load};
 use crate::error_chain;
+use crate::family::protocol_name;
 use crate::objects::ObjectEvent;
+use crate::pipeline::apply::Obstacle;
 use crate::pipeline::watch::{self, WatchError};
 use crate::pipeline::{LocalAddress, Reconciler, Report};
 use crate::settings::{DetectLocalMode, Settings, SocketLb};
@@ -286,7 +288,7 @@ impl Agent {
         rejections.collect()
     }
 
-    /// Entries that were left out, and service ports that found no room.
+    /// Entries that were left out, service ports that found no room, and what a restart keeps.
     fn problems(&self) -> Vec<ProblemView> {
         let entries = self.reconciler.problems().iter();
         let mut all: Vec<_> = entries
@@ -304,6 +306,11 @@ impl Agent {
                 });
             }
         }
+        let kept = self.reconciler.kept_frontends();
+        all.extend(kept.into_iter().map(|(addr, protocol)| ProblemView {
+            service: format!("{addr}/{}", protocol_name(protocol)),
+            problem: format!("no known Service; {}", Obstacle::Kept),
+        }));
         all
     }
 

@@ -71,24 +71,26 @@ pub fn family<A: IpFamily, M: Maps + FamilyMaps<A>>(
     actual
 }
 
-/// Gives restored service ports their names back.
-pub fn adopt<A: IpFamily>(desired: &DesiredState<A>, actual: &mut ActualState<A>) {
-    for (name, port) in desired.ports() {
-        if actual.ports.contains_key(name) {
-            continue;
-        }
-        let mut frontends: Vec<_> = port.frontends.iter().collect();
-        frontends.sort_by_key(|frontend| kind_rank(frontend.kind));
-        let found = frontends
-            .iter()
-            .filter(|frontend| desired.owner(&frontend.key) == Some(name))
-            .filter_map(|frontend| actual.frontends.get(&frontend.key))
-            .map(|frontend| frontend.owner.clone())
-            .find(|owner| is_adoptable(owner));
-        if let Some(found) = found {
-            rename(actual, &found, name);
-        }
+/// Gives a restored service port its name back. Returns the name that it went by.
+pub fn adopt<A: IpFamily>(
+    desired: &DesiredState<A>,
+    actual: &mut ActualState<A>,
+    name: &Arc<ServicePortName>,
+) -> Option<Arc<ServicePortName>> {
+    let port = desired.ports().get(name)?;
+    if actual.ports.contains_key(name) {
+        return None;
     }
+    let mut frontends: Vec<_> = port.frontends.iter().collect();
+    frontends.sort_by_key(|frontend| kind_rank(frontend.kind));
+    let found = frontends
+        .iter()
+        .filter(|frontend| desired.owner(&frontend.key) == Some(name))
+        .filter_map(|frontend| actual.frontends.get(&frontend.key))
+        .map(|frontend| frontend.owner.clone())
+        .find(|owner| is_adoptable(owner))?;
+    rename(actual, &found, name);
+    Some(found)
 }
 
 fn rename<A: IpFamily>(

@@ -32,6 +32,9 @@ pub struct Outcome<A> {
 /// Why an operation was not carried out.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, thiserror::Error)]
 pub enum Obstacle {
+    /// A restart found it in the maps, and rejected objects may be about it.
+    #[error("kept as before the restart while rejected objects may be about it")]
+    Kept,
     /// It waits for another operation that failed.
     #[error("waits for another write")]
     Waits,

@@ -1,6 +1,7 @@
 //! The stages behind the watch, called in order. No I/O but the writes to the given maps; time is
 //! an argument.
 
+mod kept;
 mod node_state;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,6 +12,9 @@ use ipnet::IpNet;
 use proxy_common::node::cluster_ip;
 use proxy_common::{Addr4, Addr6};
 
+#[cfg(test)]
+pub(in crate::pipeline) use self::kept::CALM;
+use self::kept::{Kept, SettledDoubt};
 use crate::family::{IpFamily, Prefix};
 use crate::maps::{Capacity, FamilyMaps, MapError, Maps};
 use crate::objects::{ObjectEvent, ObjectName};
@@ -20,7 +24,7 @@ use crate::pipeline::desired::node::{LocalAddress, NodeFacts};
 use crate::pipeline::desired::service::{self, Context};
 use crate::pipeline::desired::{DesiredState, ServicePortName, TouchedPorts};
 use crate::pipeline::diff::diff;
-use crate::pipeline::store::Store;
+use crate::pipeline::store::{Doubt, Store};
 use crate::restore;
 use crate::settings::Settings;
 
@@ -44,7 +48,8 @@ pub struct Reconciler {
     pub(super) v6: Family<Addr6>,
     /// Entries that had to be left out, by Service.
     pub(super) problems: BTreeMap<ObjectName, Vec<String>>,
-    has_pruned: bool,
+    has_taken_restored: bool,
+    doubt: SettledDoubt,
     retry: Retry,
 }
 
@@ -54,6 +59,7 @@ pub(super) struct Family<A: IpFamily> {
     pub(super) desired: DesiredState<A>,
     pub(super) actual: ActualState<A>,
     pending: TouchedPorts<A>,
+    pub(super) kept: Kept<A>,
     pub(super) obstacles: BTreeMap<Arc<ServicePortName>, Obstacle>,
 }
 
@@ -111,7 +117,8 @@ impl Reconciler {
             v4: Family::new(v4),
             v6: Family::new(v6),
             problems: BTreeMap::new(),
-            has_pruned: false,
+            has_taken_restored: false,
+            doubt: SettledDoubt::default(),
             retry: Retry::default(),
         }
     }
@@ -160,7 +167,7 @@ impl Reconciler {
         let mut report = Report::default();
         self.write_node(maps, &mut report);
         if self.store.is_synced() {
-            self.prepare_pruning();
+            self.sift_restored(now);
             report.add(self.v4.reconcile(maps, &mut self.shared, now));
             report.add(self.v6.reconcile(maps, &mut self.shared, now));
         }
@@ -169,15 +176,20 @@ impl Reconciler {
     }
 
     /// When [`Reconciler::reconcile`] should be called even if nothing happens: something that
-    /// failed is due, or something that waits for room may find it.
+    /// failed is due, or something that waits for room may find it, or what was restored may be
+    /// compared.
     pub fn next_wakeup(&self) -> Option<Instant> {
-        let retry = self.retry.at?;
+        let calm = self.doubt.next_wake();
+        let Some(retry) = self.retry.at else {
+            return calm;
+        };
         let resting = [
             self.shared.regions.next_wake(),
             self.v4.actual.frontend_ids.next_wake(),
             self.v4.actual.backend_ids.next_wake(),
             self.v6.actual.frontend_ids.next_wake(),
             self.v6.actual.backend_ids.next_wake(),
+            calm,
         ];
         resting.into_iter().flatten().chain([retry]).min()
     }
@@ -207,11 +219,21 @@ impl Reconciler {
         }
     }
 
-    /// Before the first write behind the barrier, what was restored is compared as a whole.
-    fn prepare_pruning(&mut self) {
-        if !std::mem::replace(&mut self.has_pruned, true) {
-            self.v4.touch_restored();
-            self.v6.touch_restored();
+    /// Behind the barrier, what was restored is compared as a whole, as far as complaints about
+    /// objects leave no doubt.
+    fn sift_restored(&mut self, now: Instant) {
+        if !std::mem::replace(&mut self.has_taken_restored, true) {
+            self.v4.take_restored();
+            self.v6.take_restored();
+        }
+        if self.v4.kept.is_empty() && self.v6.kept.is_empty() {
+            return;
+        }
+        let doubt = self.doubt.update(self.store.doubt(), now);
+        self.v4.sift_restored(doubt, &self.store);
+        self.v6.sift_restored(doubt, &self.store);
+        if self.v4.kept.is_empty() && self.v6.kept.is_empty() {
+            self.doubt = SettledDoubt::default();
         }
     }
 }
@@ -222,6 +244,7 @@ impl<A: IpFamily> Family<A> {
             desired: DesiredState::default(),
             actual,
             pending: TouchedPorts::default(),
+            kept: Kept::new(),
             obstacles: BTreeMap::new(),
         }
     }
@@ -248,21 +271,27 @@ impl<A: IpFamily> Family<A> {
         outcome
     }
 
-    fn touch_restored(&mut self) {
-        restore::adopt(&self.desired, &mut self.actual);
-        self.pending.ports.extend(self.actual.ports.keys().cloned());
+    fn take_restored(&mut self) {
+        let prefixes = self.actual.prefixes.iter();
+        let active = prefixes.filter(|(_, value)| **value == cluster_ip::ACTIVE);
+        let active: Vec<_> = active.map(|(prefix, _)| *prefix).collect();
+        self.kept
+            .take_restored(&self.desired, &mut self.actual, active);
         self.pending
             .ports
             .extend(self.desired.ports().keys().cloned());
-        let active = self
-            .actual
-            .prefixes
-            .iter()
-            .filter(|(_, value)| **value == cluster_ip::ACTIVE);
-        self.pending
-            .prefixes
-            .extend(active.map(|(prefix, _)| *prefix));
         self.pending.prefixes.extend(self.desired.prefixes());
+    }
+
+    fn sift_restored(&mut self, doubt: Doubt, store: &Store) {
+        self.kept
+            .adopt(&self.desired, &mut self.actual, self.pending.ports.iter());
+        let kept = self
+            .kept
+            .sift(doubt, store, &self.desired, &mut self.pending);
+        for name in kept {
+            self.obstacles.insert(name, Obstacle::Kept);
+        }
     }
 
     /// UNALLOCATED entries may go only when the ServiceCIDRs are listed.

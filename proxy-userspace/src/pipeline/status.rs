@@ -87,10 +87,30 @@ impl Reconciler {
         &self.problems
     }
 
+    /// Frontends from before a restart whose Service is not known, while objects are rejected that
+    /// may be it: address, port and IP protocol.
+    pub fn kept_frontends(&self) -> Vec<(SocketAddr, u8)> {
+        let mut all = kept(&self.v4);
+        all.extend(kept(&self.v6));
+        all
+    }
+
     /// The own node's name, zone and primary addresses.
     pub fn node(&self) -> &crate::pipeline::desired::node::NodeFacts {
         &self.node
     }
+}
+
+fn kept<A: IpFamily>(family: &Family<A>) -> Vec<(SocketAddr, u8)> {
+    let names = family.kept.unclaimed.iter();
+    let ports = names.filter_map(|name| family.actual.ports.get(name));
+    let frontends = ports.flat_map(|port| &port.frontends);
+    frontends
+        .map(|key| {
+            let addr = SocketAddr::new(key.addr.to_ip(), key.port.get());
+            (addr, key.protocol)
+        })
+        .collect()
 }
 
 fn family<A: IpFamily>(family: &Family<A>) -> Vec<ServicePortStatus> {

@@ -50,6 +50,15 @@ pub struct Rejection {
     pub error: String,
 }
 
+/// Of which kinds an object may exist that could not be decoded, and of which nothing is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Doubt {
+    /// A Service.
+    pub services: bool,
+    /// An EndpointSlice.
+    pub slices: bool,
+}
+
 #[derive(Debug, Default)]
 struct Relist {
     seen: BTreeSet<ObjectName>,
@@ -134,6 +143,29 @@ impl Store {
     /// Objects that could not be decoded, by place.
     pub fn rejections(&self) -> impl Iterator<Item = &Rejection> {
         self.rejections.values()
+    }
+
+    /// What the rejections leave unknown. An object that is known in spite of one is not.
+    pub fn doubt(&self) -> Doubt {
+        let mut doubt = Doubt::default();
+        for rejection in self.rejections() {
+            match &rejection.object {
+                None => {
+                    return Doubt {
+                        services: true,
+                        slices: true,
+                    };
+                }
+                Some((Kind::Service, name)) => {
+                    doubt.services |= !self.services.contains_key(name);
+                }
+                Some((Kind::EndpointSlice, name)) => {
+                    doubt.slices |= !self.slices.contains_key(name);
+                }
+                Some((Kind::Node | Kind::ServiceCidr, _)) => {}
+            }
+        }
+        doubt
     }
 
     fn apply(&mut self, object: Object) {
@@ -255,6 +287,10 @@ impl Store {
         let Some(relist) = self.relists.remove(&kind) else {
             return;
         };
+        self.rejections.retain(|_, rejection| {
+            let object = rejection.object.as_ref();
+            object.is_none_or(|object| object.0 != kind || relist.seen.contains(&object.1))
+        });
         if relist.is_doubtful {
             return;
         }

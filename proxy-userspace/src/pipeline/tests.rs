@@ -23,6 +23,9 @@ const CAPACITY: Capacity = Capacity {
     slots: 512,
 };
 
+#[path = "restart_tests.rs"]
+mod restart;
+
 /// Cites the rules that a test is about.
 const fn rules(_rules: &[&str]) {}
 
