@@ -45,9 +45,29 @@ impl Agent {
         manifests: &Manifests,
         arguments: &[&str],
     ) -> Result<Self> {
+        let source = ("--manifests", manifests.dir());
+        Self::start_with(cluster, node, source, arguments)
+    }
+
+    /// As [`Self::start`], with the objects of the API server that `kubeconfig` names.
+    pub fn watching(
+        cluster: &Cluster,
+        node: &Node,
+        kubeconfig: &Path,
+        arguments: &[&str],
+    ) -> Result<Self> {
+        Self::start_with(cluster, node, ("--kubeconfig", kubeconfig), arguments)
+    }
+
+    fn start_with(
+        cluster: &Cluster,
+        node: &Node,
+        source: (&'static str, &Path),
+        arguments: &[&str],
+    ) -> Result<Self> {
         let common = [
             ("--node-name", node.name.clone()),
-            ("--manifests", manifests.dir().display().to_string()),
+            (source.0, source.1.display().to_string()),
             ("--bpffs", node.bpffs.display().to_string()),
             ("--cgroup", node.cgroup.display().to_string()),
             ("--cluster-cidr", format!("{PODS4},{PODS6}")),

@@ -9,6 +9,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::net::{Netns, Place, Sandbox};
+use crate::topology::addresses::{self, FAMILIES};
+use crate::topology::{Node, Pod};
 
 /// Controllers that would take pods and nodes without a kubelet for dead.
 const CONTROLLERS: &str =
@@ -119,11 +121,35 @@ impl Lab {
         .map(drop)
     }
 
-    /// Adds a Node object.
+    /// Adds a Node object, to which the controllers give pod networks.
     pub fn add_node(&self, name: &str, addresses: &[&str]) -> Result<()> {
+        self.add_node_with(name, addresses, &json!({}))
+    }
+
+    /// Adds the Node object of a node of a cluster, with its own pod networks.
+    pub fn add_cluster_node(&self, node: &Node) -> Result<()> {
+        let own = FAMILIES.map(|family| node.addresses.of(family).to_string());
+        let pods = addresses::pod(node.number, 0);
+        let networks = [format!("{}/24", pods.v4), format!("{}/64", pods.v6)];
+        let spec = json!({"podCIDR": networks[0], "podCIDRs": networks});
+        self.add_node_with(&node.name, &own.each_ref().map(String::as_str), &spec)
+    }
+
+    /// Adds the Pod object of a pod of a cluster, as [`Self::add_pod`] does.
+    pub fn add_cluster_pod(&self, pod: &Pod, app: &str) -> Result<()> {
+        let own = FAMILIES.map(|family| pod.addresses.of(family).to_string());
+        self.add_pod(
+            &pod.name,
+            &pod.node,
+            app,
+            &own.each_ref().map(String::as_str),
+        )
+    }
+
+    fn add_node_with(&self, name: &str, addresses: &[&str], spec: &Value) -> Result<()> {
         self.apply(
             &json!({
-                "apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
+                "apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": spec,
             })
             .to_string(),
         )?;
