@@ -132,13 +132,18 @@ struct Agent {
 }
 
 impl Agent {
-    /// S-177: options are checked, then the machine, then the datapath; objects come last.
+    /// S-177: options are checked, then the source and the machine, then the datapath is made;
+    /// objects are read last.
     async fn start(options: AgentOptions, run_options: RunOptions) -> Result<Self, AgentError> {
         let machine = |what| move |source| AgentError::Machine { what, source };
         let signals = machine("waiting for signals");
         let terminate = signal(SignalKind::terminate()).map_err(&signals)?;
         let interrupt = signal(SignalKind::interrupt()).map_err(signals)?;
-        let (mut datapath, mut maps) = Datapath::load(&datapath_options(&options, &run_options))?;
+        let datapath_options = datapath_options(&options, &run_options);
+        // Started first, so that a source that cannot be watched leaves the machine untouched;
+        // what it tells waits in its queue.
+        let objects = watch::start(options.source, options.selection).await?;
+        let (mut datapath, mut maps) = Datapath::load(&datapath_options)?;
         let jiffies = datapath.programs().get(load::JIFFIES);
         let settings = Settings {
             hz: environment::measure_hz(jiffies).map_err(machine("measuring the clock"))?,
@@ -157,7 +162,6 @@ impl Agent {
         datapath.start_interfaces(&mut maps, interfaces::plan(&snapshot, &rules));
         datapath.attach_sockets()?;
         let has_socket_lb = settings.socket_lb != SocketLb::Off;
-        let objects = watch::start(options.source, options.selection).await?;
         let now = Instant::now();
         let mut agent = Self {
             node_name: settings.node_name.clone(),

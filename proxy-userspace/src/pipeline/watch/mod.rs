@@ -69,7 +69,7 @@ pub struct Selection {
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
     /// A given path does not exist or is not readable.
-    #[error("manifests in {path}")]
+    #[error("manifests: {path} cannot be read; name files or folders that exist by --manifests")]
     Manifests {
         /// The path.
         path: PathBuf,
