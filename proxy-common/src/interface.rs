@@ -39,4 +39,6 @@ pub mod flags {
     pub const BRIDGE_REDIRECT: u32 = 1 << 3;
     /// It has no MAC header (P-9).
     pub const NO_MAC: u32 = 1 << 4;
+    /// It is a bridge.
+    pub const BRIDGE: u32 = 1 << 5;
 }

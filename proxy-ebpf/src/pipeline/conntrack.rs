@@ -7,8 +7,9 @@ use proxy_common::config::Timeouts;
 use proxy_common::flow::{flags, tcp as seen};
 use proxy_common::{Address, Config, Connection, Counter, FlowKey, SNAT_TRIES_MAX, protocol};
 
+use super::frontend::{Origin, Place};
 use super::nat::SourcePort;
-use super::parse::{Headers, Transport};
+use super::parse::{Fragment, Headers, Transport};
 use crate::environment::{port_at, range_len};
 use crate::wire::tcp;
 use crate::{Environment, Family, FlowTable, Insert, Stop, Tables};
@@ -200,10 +201,13 @@ fn is_over<F: Family, T: Tables<F>>(
             };
             headers.tcp_flags & (tcp::SYN | tcp::ACK) == start && closed_bit(connection.tcp) != 0
         }
-        protocol::UDP if !is_reply => match tables.backend(connection.backend) {
-            Some(backend) => backend.generation != connection.generation,
-            None => true,
-        },
+        // Backend 0 is none: a connection past every frontend.
+        protocol::UDP if !is_reply && connection.backend != 0 => {
+            match tables.backend(connection.backend) {
+                Some(backend) => backend.generation != connection.generation,
+                None => true,
+            }
+        }
         _ => false,
     }
 }
@@ -272,6 +276,52 @@ fn set_other<F: Family>(entries: &mut Entries<F>) {
     other.path = connection.other_path;
     other.other_path = connection.path;
     other.flags = connection.flags ^ flags::REPLY;
+}
+
+/// True for a packet that starts a connection to a backend itself whose answers would be taken for
+/// those of a live flow: the client has used its port for both (S-099). A closed flow gives way.
+/// Asked only where the packet has passed no other program: translated packets look the same.
+#[inline(always)]
+pub fn clashes<F, T, E>(
+    tables: &T,
+    config: &Config,
+    headers: &Headers<F>,
+    origin: Origin,
+    entries: &mut Entries<F>,
+    env: &E,
+) -> bool
+where
+    F: Family,
+    T: Tables<F>,
+    E: Environment<F>,
+{
+    if !matches!(origin.place, Place::Node | Place::PodSide)
+        || !matches!(headers.transport, Transport::Ports)
+        || matches!(headers.fragment, Fragment::Later)
+        || headers.tcp_flags & (tcp::SYN | tcp::ACK) != start_flags(headers.protocol)
+    {
+        return false;
+    }
+    let now = env.now_secs(config.hz);
+    let Entries {
+        key,
+        other_key,
+        found,
+        ..
+    } = entries;
+    *other_key = FlowKey::new(key.tuple.reversed(), key.protocol);
+    let taken = find(tables, &config.timeouts, other_key, now, found);
+    taken.is_some() && is_reply(found) && closed_bit(found.tcp) == 0
+}
+
+/// SYN and ACK of a packet that starts a flow.
+#[inline(always)]
+fn start_flags(protocol: u8) -> u8 {
+    if protocol == protocol::TCP {
+        tcp::SYN
+    } else {
+        0
+    }
 }
 
 /// Puts a planned flow into HANDSHAKES, with a free source port. Of two CPUs that create the same

@@ -15,10 +15,12 @@ pub fn check<F: Family, T: Tables<F>>(
 ) -> Result<(), Stop> {
     let tuple = &headers.tuple;
     let known = match headers.transport {
-        // To a frontend, or from a backend.
+        // To a frontend, from a backend, or to a backend past every frontend: its answers may look
+        // like those of a flow (conntrack::clashes).
         Transport::Ports => {
             tables.port_known(headers.protocol, Side::Destination, tuple.dport.get())
                 || tables.port_known(headers.protocol, Side::Source, tuple.sport.get())
+                || tables.port_known(headers.protocol, Side::Source, tuple.dport.get())
         }
         // About a packet to a backend, or from a frontend: the sides are the other way round.
         Transport::IcmpError => {

@@ -52,8 +52,10 @@ pub struct Origin {
 pub enum Place {
     /// A process of this node.
     Node,
-    /// An interface that leads to pods.
+    /// An interface that leads to a pod.
     PodSide,
+    /// A bridge with pods behind it: the packet has passed the program at its port.
+    Bridge,
     /// Any other interface.
     Outside,
 }
@@ -85,6 +87,7 @@ where
     };
     let place = match env.hook() {
         Hook::Egress => Place::Node,
+        Hook::Ingress if interface & interface::flags::BRIDGE != 0 => Place::Bridge,
         Hook::Ingress if interface & interface::flags::POD_SIDE != 0 => Place::PodSide,
         Hook::Ingress => Place::Outside,
     };

@@ -158,16 +158,19 @@ where
     let config = tables.config().ok_or(Stop::Pass(Counter::Unconfigured))?;
     let headers = &scratch.headers;
     let origin = frontend::origin(tables, env, config, headers)?;
-    let frontend = frontend::find(tables, config, headers)?;
-    frontend::admit(tables, env, headers, &frontend)?;
-    let choice = select::select(tables, config, headers, &frontend, origin)?;
-    let port = nat::plan(
-        tables,
-        env,
-        headers,
-        &choice,
-        &mut scratch.entries.connection,
-    )?;
+    let entries = &mut scratch.entries;
+    let port = match frontend::find(tables, config, headers) {
+        Ok(frontend) => {
+            frontend::admit(tables, env, headers, &frontend)?;
+            let choice = select::select(tables, config, headers, &frontend, origin)?;
+            nat::plan(tables, env, headers, &choice, &mut entries.connection)?
+        }
+        // Not to a frontend: ours only if its answers would be taken for those of a flow.
+        Err(stop) if conntrack::clashes(tables, config, headers, origin, entries, env) => {
+            nat::plan_direct(headers, origin, stop, &mut entries.connection)?
+        }
+        Err(stop) => return Err(stop),
+    };
     conntrack::create(tables, env, config, &mut scratch.entries, port)?;
     Ok(Step::Finish)
 }

@@ -4,7 +4,7 @@ use bytemuck::Zeroable;
 use proxy_common::flow::{Path, flags, path};
 use proxy_common::{Address, Be16, Connection, Counter, Tuple, interface, node, protocol};
 
-use super::frontend::Place;
+use super::frontend::{Origin, Place};
 use super::parse::{Fragment, Headers};
 use super::select::{Choice, Masquerade};
 use crate::environment::RouteQuery;
@@ -83,6 +83,32 @@ where
             bridge,
         },
     )
+}
+
+/// A connection to a backend itself whose port clashes with a flow's (S-099): it gets another source
+/// port and keeps its addresses and its way. `stop` is what happens to it otherwise.
+#[inline(always)]
+pub fn plan_direct<F: Family>(
+    headers: &Headers<F>,
+    origin: Origin,
+    stop: Stop,
+    connection: &mut Connection<F::Addr>,
+) -> Result<SourcePort, Stop> {
+    let Stop::Pass(Counter::NotFrontend) = stop else {
+        return Err(stop);
+    };
+    *connection = Connection::zeroed();
+    connection.to = headers.tuple;
+    connection.flags = flags::SNAT;
+    let (there, back) = match origin.place {
+        Place::Node => (path::EGRESS_STACK, path::INGRESS_STACK),
+        Place::PodSide | Place::Bridge | Place::Outside => {
+            (path::INGRESS_STACK, path::EGRESS_STACK)
+        }
+    };
+    connection.path.kind = there;
+    connection.other_path.kind = back;
+    Ok(SourcePort::FromRanges)
 }
 
 /// How a redirected flow is redirected.

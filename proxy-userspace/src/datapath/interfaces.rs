@@ -157,6 +157,7 @@ impl View<'_> {
         let netfilter_sees_bridges = self.snapshot.netfilter_sees_bridges;
         set(flags::BRIDGE_REDIRECT, is_port && !netfilter_sees_bridges);
         set(flags::NO_MAC, link.hardware != ETHERNET);
+        set(flags::BRIDGE, link.kind == "bridge");
         // A port has no address and no route of its own: its bridge has.
         let source = bridge.unwrap_or(ifindex);
         Plan {
