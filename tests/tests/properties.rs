@@ -292,7 +292,10 @@ proptest! {
     /// Properties 1 and 7: the path ends on any bytes, with exactly one reason, and never reads
     /// behind the packet.
     #[test]
-    fn any_bytes_end_with_one_reason(case in random::any_case(), bytes in vec(any::<u8>(), 0..200)) {
+    fn any_bytes_end_with_one_reason(
+        case in random::any_case(),
+        bytes in vec(any::<u8>(), 0..200),
+    ) {
         any_bytes::<V4>(&case, &bytes)?;
         any_bytes::<V6>(&case, &bytes)?;
     }

@@ -13,7 +13,7 @@ use proxy_ebpf::pipeline::select::{Part, pick};
 use proxy_ebpf::tables::host::HostTables;
 use proxy_ebpf::wire::checksum::{Delta, fold, replaced};
 use proxy_ebpf::{V4, V6};
-use tests::cases::packets::internet_checksum;
+use tests::cases::build::internet_checksum;
 use tests::cases::world::{CaseFamily, PORT, Role};
 
 const BACKENDS: u32 = 7;
@@ -155,8 +155,9 @@ proptest! {
         let port = port_at(&ranges, position).get();
         let is_in = |range: &[u16; 2]| (range[0]..=range[1]).contains(&port);
         prop_assert!(is_in(&first) || is_in(&second), "{port}");
-        prop_assert_eq!(port_at(&ranges, 0).get(), if range_len(&first) > 0 { first[0] } else { second[0] });
-        prop_assert_eq!(port_at(&ranges, len - 1).get(), if range_len(&second) > 0 { second[1] } else { first[1] });
+        let (lowest, highest) = (port_at(&ranges, 0).get(), port_at(&ranges, len - 1).get());
+        prop_assert_eq!(lowest, if range_len(&first) > 0 { first[0] } else { second[0] });
+        prop_assert_eq!(highest, if range_len(&second) > 0 { second[1] } else { first[1] });
     }
 
     #[test]

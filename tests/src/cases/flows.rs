@@ -93,8 +93,9 @@ pub fn stack(client: At, dialed: At, backend: At) -> Flow {
     }
 }
 
-/// An established TCP flow that is redirected both ways, with SNAT to `source`.
-pub fn snat(client: At, dialed: At, source: At, backend: At, out: u32, back: u32) -> Flow {
+/// An established TCP flow that is redirected both ways, out by the one interface and
+/// back by the other, with SNAT to `source`.
+pub fn snat(client: At, dialed: At, source: At, backend: At, [out, back]: [u32; 2]) -> Flow {
     Flow {
         source,
         path: by(path::INGRESS_NEIGH, out),

@@ -5,6 +5,7 @@
 //! for both families: on the host ([`host`]) and in the kernel ([`kernel`]), by the programs that
 //! the agent attaches.
 
+pub mod build;
 pub mod flows;
 pub mod host;
 pub mod kernel;

@@ -117,7 +117,7 @@ pub fn flow() -> impl Strategy<Value = Flow> {
         let (idle_secs, halves, age, tcp, moved) = state;
         let source = (Role::Node, SNAT_PORT);
         let flow = if is_snat {
-            snat(client, dialed, source, backend, out, UPLINK)
+            snat(client, dialed, source, backend, [out, UPLINK])
         } else if moved == 3 {
             Flow {
                 path,

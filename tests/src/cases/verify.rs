@@ -3,7 +3,8 @@
 
 use proxy_common::protocol;
 
-use super::packets::{L3, internet_checksum, transport_checksum};
+use super::build::{internet_checksum, transport_checksum};
+use super::packets::L3;
 use super::world::CaseFamily;
 
 /// Addresses and ports in a packet, as bytes.

@@ -19,7 +19,7 @@ fn router() -> At {
 }
 
 fn node_flow() -> Flow {
-    snat(CLIENT_AT, NODE_AT, SNAT_AT, REMOTE_AT, UPLINK, UPLINK)
+    snat(CLIENT_AT, NODE_AT, SNAT_AT, REMOTE_AT, [UPLINK, UPLINK])
 }
 
 /// A UDP datagram as an error quotes it: its checksum stays as it was.
@@ -139,7 +139,7 @@ fn last_hop() -> Vec<Case> {
 fn too_big() -> Vec<Case> {
     let gateway = (Role::OverlayGateway, SNAT_PORT);
     let backend = (Role::OverlayBackend, TARGET);
-    let flow = snat(CLIENT_AT, NODE_AT, gateway, backend, OVERLAY, UPLINK);
+    let flow = snat(CLIENT_AT, NODE_AT, gateway, backend, [OVERLAY, UPLINK]);
     let data = tcp(CLIENT_AT, NODE_AT, ACK);
     let large = data.clone().len(1420);
     let many = data.clone().len(3000);

@@ -2,6 +2,7 @@
 
 mod bytes;
 mod icmp;
+mod inside;
 mod paths;
 mod refusals;
 mod tracking;
@@ -33,6 +34,7 @@ const SNAT_LOCAL_AT: At = (Role::PodGateway, SNAT_PORT);
 pub fn table() -> Vec<Case> {
     [
         paths::cases(),
+        inside::cases(),
         refusals::cases(),
         tracking::cases(),
         icmp::cases(),

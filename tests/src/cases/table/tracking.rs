@@ -9,7 +9,15 @@ use super::super::packets::*;
 use super::*;
 
 pub fn cases() -> Vec<Case> {
-    [replies(), restoring(), endings(), anew(), clashes()].concat()
+    [
+        replies(),
+        restoring(),
+        endings(),
+        anew(),
+        expired(),
+        clashes(),
+    ]
+    .concat()
 }
 
 fn pod_flow() -> Flow {
@@ -119,14 +127,6 @@ fn anew() -> Vec<Case> {
     let packet = syn(POD_AT, VIP);
     let datagram = udp(POD_AT, VIP);
     let data = tcp(POD_AT, VIP, ACK);
-    let idle = |idle_secs| Flow {
-        idle_secs,
-        ..pod_flow()
-    };
-    let waiting = |idle_secs| Flow {
-        age: Age::Handshake,
-        ..idle(idle_secs)
-    };
     let closed = Flow {
         tcp: seen::RST,
         ..pod_flow()
@@ -176,6 +176,23 @@ fn anew() -> Vec<Case> {
             ..pod_flow()
         })
         .passed(data.clone().dst(LOCAL_AT), &[OriginalStack]),
+    ]
+}
+
+fn expired() -> Vec<Case> {
+    let remote = || with_backend(Role::RemoteBackend);
+    let packet = syn(POD_AT, VIP);
+    let datagram = udp(POD_AT, VIP);
+    let data = tcp(POD_AT, VIP, ACK);
+    let idle = |idle_secs| Flow {
+        idle_secs,
+        ..pod_flow()
+    };
+    let waiting = |idle_secs| Flow {
+        age: Age::Handshake,
+        ..idle(idle_secs)
+    };
+    vec![
         case("TCP idle for less than a day", &["S-122"], data.clone())
             .flow(idle(24 * 3600))
             .passed(data.clone().dst(LOCAL_AT), &[OriginalStack])
@@ -218,7 +235,7 @@ fn clashes() -> Vec<Case> {
     let other = (Role::ClusterIp, 81);
     let packet = syn(POD_AT, VIP);
     let outside = syn(CLIENT_AT, NODE_AT);
-    let taken = |client| snat(client, NODE_AT, SNAT_AT, REMOTE_AT, UPLINK, UPLINK);
+    let taken = |client| snat(client, NODE_AT, SNAT_AT, REMOTE_AT, [UPLINK, UPLINK]);
     let expired = Flow {
         idle_secs: 24 * 3600 + 1,
         ..taken((Role::Foreign, 1))
