@@ -20,14 +20,14 @@ fn traces(rig: &Rig, node: usize) -> Result<String> {
     Ok(format!("{reserved}\n{tcx}\n{sockets}\n{qdiscs}\n{rules}"))
 }
 
+/// What is pinned on a node, without the two files that every bpffs has.
 fn pins(rig: &Rig, node: usize) -> Vec<String> {
     let entries = fs::read_dir(&rig.cluster.nodes[node].bpffs)
         .into_iter()
         .flatten()
         .flatten();
-    entries
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect()
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter(|name| !name.ends_with(".debug")).collect()
 }
 
 #[test]

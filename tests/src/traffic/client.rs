@@ -14,8 +14,12 @@ use super::report::{Answer, Report};
 /// The largest datagram.
 const DATAGRAM_MAX: usize = 65_535;
 
-/// Follows `plan` to its end, until `finish` is set, or until too much failed.
-pub(super) fn connect(plan: &Plan, finish: &AtomicBool) -> Report {
+/// Connections after which a plan counts as under way.
+const UNDER_WAY: u32 = 30;
+
+/// Follows `plan` to its end, until `finish` is set, or until too much failed. Calls `under_way`
+/// when a plan without an end has made some connections.
+pub(super) fn connect(plan: &Plan, finish: &AtomicBool, under_way: impl Fn()) -> Report {
     let mut report = Report::default();
     let more = |done: u32| match plan.amount {
         Amount::Times(count) => done < count,
@@ -27,6 +31,9 @@ pub(super) fn connect(plan: &Plan, finish: &AtomicBool) -> Report {
         match once(plan) {
             Ok(answer) => report.add_answer(&answer, start_ns),
             Err(error) => report.add_failure(&error),
+        }
+        if plan.amount == Amount::UntilFinish && report.connections == UNDER_WAY {
+            under_way();
         }
     }
     report

@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use super::plan::{Held, Plan, Request, Response, Server, StreamPlan};
+use super::plan::{Amount, Held, Plan, Request, Response, Server, StreamPlan};
 use super::report::{Answer, Report, StreamReport};
 use crate::net::Place;
 
@@ -59,9 +59,18 @@ impl Probe {
     }
 
     /// Begins to follow `plan`; other requests have to wait until [`Self::report`] or
-    /// [`Self::finish`] was called.
+    /// [`Self::finish`] was called. A plan without an end is under way when this returns: some
+    /// connections were made.
     pub fn begin(&mut self, plan: Plan) -> Result<()> {
-        self.send(&Request::Connect(plan))
+        let amount = plan.amount;
+        self.send(&Request::Connect(plan))?;
+        match amount {
+            Amount::Times(_) => Ok(()),
+            Amount::UntilFinish => match self.receive()? {
+                Response::Ready => Ok(()),
+                other => bail!("not under way but {other:?}"),
+            },
+        }
     }
 
     /// Ends a plan that goes on until it is finished.

@@ -26,7 +26,11 @@ pub fn serve() -> io::Result<()> {
                 let finish = Arc::clone(&finish);
                 // On a thread, so that `Finish` is heard.
                 std::thread::spawn(move || {
-                    respond(&Response::Report(client::connect(&plan, &finish)))
+                    // A parent that is gone hears nothing.
+                    let under_way = || drop(respond(&Response::Ready));
+                    respond(&Response::Report(client::connect(
+                        &plan, &finish, under_way,
+                    )))
                 });
             }
             other => respond(&obey(&other, &mut connections))?,
