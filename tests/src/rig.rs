@@ -137,6 +137,18 @@ impl Rig {
         Ok(self.clients.get_mut(&client).expect("it was just inserted"))
     }
 
+    /// Gives the sockets of `client`'s namespace only 100 ports, the `slice`th of 280 such sets.
+    ///
+    /// A flow of the packet path is remembered for a while, and a socket that is translated by
+    /// itself must not have its port meanwhile.
+    pub fn use_ports(&self, client: Client, slice: u16) -> Result<()> {
+        let first = 32_768 + slice % 280 * 100;
+        let range = format!("{first} {}", first + 99);
+        self.place(client)
+            .netns
+            .sysctl("net/ipv4/ip_local_port_range", &range)
+    }
+
     /// Address and port of `target`.
     pub fn address(&self, target: Target, family: IpFamily) -> SocketAddr {
         let node_port = |name: &str| self.services[name].ports[0].node_port;

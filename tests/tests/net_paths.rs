@@ -408,9 +408,10 @@ fn offloads_off() -> Result<()> {
 fn check(variant: Variant, arguments: &[&str], tables: &[&[Row]]) -> Result<()> {
     let mut rig = Rig::new(variant, arguments)?;
     let mut failures = Vec::new();
+    let mut slices = 0..;
     for row in tables.iter().copied().flatten() {
         for family in FAMILIES {
-            if let Err(error) = check_row(&mut rig, row, family) {
+            if let Err(error) = check_row(&mut rig, row, family, &mut slices) {
                 let (name, rules) = (row.name, row.rules);
                 failures.push(format!("{name} ({rules}) {family:?}: {error:#}"));
             }
@@ -425,7 +426,17 @@ fn check(variant: Variant, arguments: &[&str], tables: &[&[Row]]) -> Result<()> 
     Ok(())
 }
 
-fn check_row(rig: &mut Rig, row: &Row, family: IpFamily) -> Result<()> {
+fn check_row(
+    rig: &mut Rig,
+    row: &Row,
+    family: IpFamily,
+    slices: &mut impl Iterator<Item = u16>,
+) -> Result<()> {
+    let mut ports = |rig: &Rig| {
+        slices
+            .next()
+            .map_or(Ok(()), |slice| rig.use_ports(row.from, slice))
+    };
     let to = rig.address(row.to, family);
     match row.expect {
         Refused => {
@@ -434,6 +445,7 @@ fn check_row(rig: &mut Rig, row: &Row, family: IpFamily) -> Result<()> {
                 SocketKind::TcpBlocking,
                 SocketKind::UdpConnected,
             ] {
+                ports(rig)?;
                 let plan = Plan::new(socket, to).times(3).timeout_ms(1_000);
                 let report = rig.client(row.from)?.connect(plan)?;
                 let refused = report.failures.get("ECONNREFUSED");

@@ -94,15 +94,28 @@ pub fn prepare(snat_ports: &[[u16; 2]; 2]) {
     }
 }
 
+/// Where the kernel keeps ports that it gives to no socket by itself.
+const RESERVED: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+
+/// Gives SNAT ports back to the sockets of this namespace.
+pub fn release(snat_ports: &[[u16; 2]; 2]) -> io::Result<()> {
+    let reserved = fs::read_to_string(RESERVED)?;
+    let rest = without_ranges(reserved.trim(), snat_ports);
+    if rest == reserved.trim() {
+        return Ok(());
+    }
+    // An empty line is the empty list; nothing at all would be no write.
+    fs::write(RESERVED, rest + "\n")
+}
+
 fn reserve(snat_ports: &[[u16; 2]; 2]) -> io::Result<()> {
-    const PATH: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
-    let reserved = fs::read_to_string(PATH)?;
+    let reserved = fs::read_to_string(RESERVED)?;
     let wanted = with_ranges(reserved.trim(), snat_ports);
     // The kernel joins and sorts the ranges, so that adding them twice is adding them once.
     if wanted == reserved.trim() {
         return Ok(());
     }
-    fs::write(PATH, wanted)
+    fs::write(RESERVED, wanted)
 }
 
 fn with_ranges(reserved: &str, ranges: &[[u16; 2]; 2]) -> String {
@@ -121,6 +134,39 @@ fn with_ranges(reserved: &str, ranges: &[[u16; 2]; 2]) -> String {
     all.join(",")
 }
 
+/// Takes `ranges` out of a list that the kernel may have joined them into.
+fn without_ranges(reserved: &str, ranges: &[[u16; 2]; 2]) -> String {
+    let mut rest = Vec::new();
+    for text in reserved.split(',').filter(|text| !text.is_empty()) {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let (Ok(first), Ok(last)) = (first.parse(), last.parse()) else {
+            continue;
+        };
+        let mut parts = vec![[first, last]];
+        for &range in ranges.iter().filter(|range| range[0] != 0) {
+            parts = parts
+                .into_iter()
+                .flat_map(|part| subtract(part, range))
+                .collect();
+        }
+        rest.extend(parts);
+    }
+    let shown = rest.into_iter().map(|[first, last]| match first == last {
+        true => first.to_string(),
+        false => format!("{first}-{last}"),
+    });
+    shown.collect::<Vec<_>>().join(",")
+}
+
+/// What of `whole` lies below and above `part`.
+fn subtract(whole: [u16; 2], part: [u16; 2]) -> impl Iterator<Item = [u16; 2]> {
+    let below = [whole[0], whole[1].min(part[0].saturating_sub(1))];
+    let above = [whole[0].max(part[1].saturating_add(1)), whole[1]];
+    let below = (whole[0] < part[0]).then_some(below);
+    let above = (part[1] < whole[1]).then_some(above);
+    below.into_iter().chain(above)
+}
+
 fn parse_range(text: &str) -> Option<[u16; 2]> {
     let mut numbers = text.split_whitespace().map(str::parse);
     Some([numbers.next()?.ok()?, numbers.next()?.ok()?])
@@ -132,7 +178,7 @@ fn overlaps(a: [u16; 2], b: [u16; 2]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{nearest_hz, overlaps, parse_range, with_ranges};
+    use super::{nearest_hz, overlaps, parse_range, with_ranges, without_ranges};
 
     #[test]
     fn hz_is_the_nearest_that_kernels_are_built_with() {
@@ -148,6 +194,17 @@ mod tests {
         assert_eq!(all, "8080,9000-9100,10000-29999,61000-65535");
         assert_eq!(with_ranges(&all, &ours), all);
         assert_eq!(with_ranges("", &[[10000, 29999], [0, 0]]), "10000-29999");
+    }
+
+    #[test]
+    fn released_ports_leave_what_others_reserved() {
+        let ours = [[10000, 29999], [61000, 65535]];
+        let all = with_ranges("8080,9000-9100", &ours);
+        assert_eq!(without_ranges(&all, &ours), "8080,9000-9100");
+        assert_eq!(without_ranges("10000-29999,61000-65535", &ours), "");
+        // As the kernel joins neighbours.
+        assert_eq!(without_ranges("9999-30000,65535", &ours), "9999,30000");
+        assert_eq!(without_ranges("53", &[[10000, 29999], [0, 0]]), "53");
     }
 
     #[test]

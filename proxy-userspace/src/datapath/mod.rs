@@ -290,6 +290,9 @@ pub fn cleanup(bpffs: &Path) -> Result<(), DatapathError> {
         return Ok(());
     }
     let _lock = pins.lock()?;
+    let config = maps::KernelMaps::open(&pins)
+        .ok()
+        .and_then(|maps| maps.config());
     for ifindex in attach::attached(&pins) {
         attach::detach(&pins, ifindex)?;
     }
@@ -301,5 +304,11 @@ pub fn cleanup(bpffs: &Path) -> Result<(), DatapathError> {
             pins.remove(kind, &name)?;
         }
     }
-    Ok(pins.remove_folders()?)
+    pins.remove_folders()?;
+    if let Some(config) = config
+        && let Err(error) = environment::release(&config.snat_ports)
+    {
+        tracing::warn!(%error, "SNAT ports are still in ip_local_reserved_ports");
+    }
+    Ok(())
 }
