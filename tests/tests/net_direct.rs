@@ -34,6 +34,13 @@ fn variants() -> Vec<(&'static str, Variant)> {
             },
         ),
         (
+            "tunnel without MAC headers",
+            Variant {
+                overlay: Overlay::Tun,
+                ..plain
+            },
+        ),
+        (
             "vxlan and bridge",
             Variant {
                 overlay: Overlay::Vxlan,

@@ -357,6 +357,26 @@ fn vxlan_overlay_with_bridged_pods_and_socket_hooks_off() -> Result<()> {
     check(variant, SOCKET_HOOKS_OFF, &[ROWS])
 }
 
+/// P-9: the packets of the other node's pods have no MAC header.
+#[test]
+fn overlay_without_mac_headers() -> Result<()> {
+    let variant = Variant {
+        overlay: Overlay::Tun,
+        ..Variant::default()
+    };
+    check(variant, &[], &[ROWS, OWN_ADDRESS_ROWS])
+}
+
+/// As above, with the bridge's packets seen by netfilter and no socket hooks.
+#[test]
+fn overlay_without_mac_headers_with_socket_hooks_off() -> Result<()> {
+    let variant = Variant {
+        overlay: Overlay::Tun,
+        ..bridge(BridgeNetfilter::On)
+    };
+    check(variant, SOCKET_HOOKS_OFF, &[ROWS])
+}
+
 #[test]
 fn two_uplinks() -> Result<()> {
     let variant = Variant {

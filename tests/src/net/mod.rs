@@ -8,10 +8,12 @@ mod command;
 mod hooks;
 mod netns;
 mod sandbox;
+mod tun;
 mod wait;
 
 pub use command::{installed, run};
 pub use hooks::{cgroup_programs, tcx_programs};
 pub use netns::{Netns, Place};
 pub use sandbox::{Sandbox, remove, sweep};
+pub use tun::Tunnel;
 pub use wait::eventually;

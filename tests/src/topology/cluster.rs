@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use super::addresses::{self, Addresses, SERVICES4, SERVICES6};
-use super::{Node, Offloads, Pod, Uplinks, Variant};
-use crate::net::{Netns, Place, Sandbox};
+use super::{Node, Offloads, Overlay, Pod, Uplinks, Variant, node};
+use crate::net::{Netns, Place, Sandbox, Tunnel};
 
 /// The shared network's own address, the default gateway of the nodes.
 const GATEWAY: Addresses = addresses::uplink(1);
@@ -29,6 +29,7 @@ pub struct Cluster {
     /// All pods so far, in the order they were added.
     pub pods: Vec<Pod>,
     next_pod: [u8; 2],
+    tunnel: Option<Tunnel>,
     sandbox: Sandbox,
 }
 
@@ -81,6 +82,7 @@ impl Cluster {
             net,
             pods: Vec::new(),
             next_pod: [FIRST_POD; 2],
+            tunnel: None,
             sandbox,
         };
         cluster.connect().context("connecting the cluster")?;
@@ -114,6 +116,10 @@ impl Cluster {
     }
 
     fn connect(&mut self) -> Result<()> {
+        if let Overlay::Tun = self.variant.overlay {
+            let ends = [&self.nodes[0].netns, &self.nodes[1].netns];
+            self.tunnel = Some(Tunnel::new(node::TUN, ends)?);
+        }
         for node in &self.nodes {
             self.attach(&node.netns, "up0", &node.name, node.addresses)?;
             let other = 3 - node.number;

@@ -62,6 +62,8 @@ pub enum Overlay {
     None,
     /// A vxlan device with an address of its own.
     Vxlan,
+    /// A device without a MAC header, with an address of its own.
+    Tun,
 }
 
 /// Uplinks of n1.
@@ -112,7 +114,7 @@ impl Variant {
     /// MTU of a pod's link: what was asked for, less what the overlay takes.
     pub fn link_mtu(&self) -> u32 {
         match self.overlay {
-            Overlay::None => self.pod_mtu,
+            Overlay::None | Overlay::Tun => self.pod_mtu,
             Overlay::Vxlan => self.pod_mtu.min(addresses::VXLAN_MTU),
         }
     }

@@ -10,6 +10,8 @@ use crate::net::{Netns, Place, Sandbox};
 
 /// The vxlan network identifier and device of the overlay.
 const VXLAN: &str = "id 7 dstport 8472 nolearning";
+/// The overlay's device without a MAC header.
+pub(super) const TUN: &str = "tun0";
 
 /// A node: its namespace, its own cgroup (what the root cgroup is to a real node), and the bpffs
 /// that its agent pins into.
@@ -112,6 +114,7 @@ impl Node {
         match variant.overlay {
             Overlay::None => self.add_routes(others),
             Overlay::Vxlan => self.add_vxlan(others),
+            Overlay::Tun => self.add_tun(others),
         }
     }
 
@@ -159,6 +162,23 @@ impl Node {
                 "dst",
                 &peer.to_string(),
             ])?;
+        }
+        Ok(())
+    }
+
+    /// The device is there already: its other end is another node's.
+    fn add_tun(&self, others: &[u8]) -> Result<()> {
+        let own = addresses::vxlan(self.number);
+        self.netns.ip(&format!(
+            "link set {TUN} up\naddr add {}/32 dev {TUN}\naddr add {}/128 dev {TUN} nodad\n",
+            own.v4, own.v6,
+        ))?;
+        for &other in others {
+            let pods = addresses::pod(other, 0);
+            self.netns.ip(&format!(
+                "route add {}/24 dev {TUN} src {}\nroute add {}/64 dev {TUN} src {}\n",
+                pods.v4, own.v4, pods.v6, own.v6,
+            ))?;
         }
         Ok(())
     }
