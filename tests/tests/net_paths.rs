@@ -474,6 +474,7 @@ fn check_row(
         }
         Answered(servers, seen_as) => {
             for socket in [SocketKind::Tcp, SocketKind::Udp, SocketKind::UdpConnected] {
+                ports(rig)?;
                 let plan = Plan::new(socket, to)
                     .times(CONNECTIONS)
                     .timeout_ms(1_000)
