@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use super::addresses::{self, Addresses, SERVICES4, SERVICES6};
+use super::addresses::{self, Addresses, PODS4, PODS6, SERVICES4, SERVICES6};
 use super::{Node, Offloads, Overlay, Pod, Uplinks, Variant, node};
 use crate::net::{Netns, Place, Sandbox, Tunnel};
 
@@ -210,9 +210,18 @@ impl Cluster {
         // Strict rp_filter asks the rules with the packet's own addresses swapped, so the rule
         // for the uplink's address also makes the client's packets acceptable.
         let (n1, from) = (&self.nodes[0].netns, node.v6.to_string());
-        n1.run(&["ip", "-6", "rule", "add", "from", &from, "lookup", "78"])?;
+        // Pods are never behind the second uplink, whatever the source is.
+        for selector in [
+            ["to", PODS6, "lookup", "main"],
+            ["from", &from, "lookup", "78"],
+        ] {
+            let priority = if selector[0] == "to" { "70" } else { "78" };
+            let words = ["ip", "-6", "rule", "add", "priority", priority];
+            n1.run(&words.into_iter().chain(selector).collect::<Vec<_>>())?;
+        }
         n1.ip(&format!(
-            "rule add from {} lookup 78\n\
+            "rule add to {PODS4} lookup main priority 70\n\
+             rule add from {} lookup 78 priority 78\n\
              route add default via {} dev up1 table 78\n\
              route add default via {} dev up1 table 78\n",
             node.v4, peer.v4, peer.v6,
