@@ -143,7 +143,9 @@ where
     }
 }
 
-/// True if the backend's answer to the client leaves by an interface with our programs (P-4).
+/// True if the backend's answer to the client leaves by an interface with our programs, and by the
+/// one that an answer of the frontend itself would take: a policy route for the frontend's address
+/// says where its clients are (P-4).
 #[inline(always)]
 fn returns_here<F, T, E>(tables: &T, env: &E, headers: &Headers<F>, to: &Tuple<F::Addr>) -> bool
 where
@@ -151,11 +153,19 @@ where
     T: Tables<F>,
     E: Environment<F>,
 {
-    let query = RouteQuery {
+    let protocol = headers.protocol;
+    let of_backend = env.route(&RouteQuery {
         tuple: to.reversed(),
-        protocol: headers.protocol,
-    };
-    env.route(&query)
+        protocol,
+    });
+    let of_frontend = env.route(&RouteQuery {
+        tuple: headers.tuple.reversed(),
+        protocol,
+    });
+    if of_backend != of_frontend {
+        return false;
+    }
+    of_backend
         .and_then(|ifindex| tables.interface(ifindex))
         .is_some_and(|found| found.flags & interface::flags::ATTACHED != 0)
 }
