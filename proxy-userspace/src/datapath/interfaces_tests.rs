@@ -1,6 +1,8 @@
 use std::net::IpAddr;
 
-use proxy_common::interface::flags::{ATTACHED, BRIDGE_REDIRECT, DETECTED, NO_MAC, POD_SIDE};
+use proxy_common::interface::flags::{
+    ATTACHED, BRIDGE, BRIDGE_REDIRECT, DETECTED, NO_MAC, POD_SIDE,
+};
 
 use super::{Detect, Link, LinkAddress, Plan, Route, Rules, Snapshot, local_addresses, plan};
 
@@ -186,7 +188,7 @@ fn bridged() -> Node {
 #[test]
 fn bridge_and_its_pods_are_attached_and_pod_side() {
     let plan = bridged().plan(&Rules::default());
-    assert_eq!(flags(&plan(4)), ATTACHED | POD_SIDE);
+    assert_eq!(flags(&plan(4)), ATTACHED | POD_SIDE | BRIDGE);
     assert_eq!(flags(&plan(5)), ATTACHED | POD_SIDE | BRIDGE_REDIRECT);
     assert_eq!(plan(5).interface.bridge, 4);
     assert_eq!(addr4(&plan(5)), ip("10.244.1.1"));
