@@ -23,8 +23,6 @@ const CAPACITY: Capacity = Capacity {
     slots: 512,
 };
 
-#[path = "measure_tests.rs"]
-mod measure;
 #[path = "restart_tests.rs"]
 mod restart;
 
