@@ -166,7 +166,10 @@ where
             nat::plan(tables, env, headers, &choice, &mut entries.connection)?
         }
         // Not to a frontend: ours only if its answers would be taken for those of a flow.
-        Err(stop) if conntrack::clashes(tables, config, headers, origin, entries, env) => {
+        Err(stop)
+            if conntrack::starts_directly(headers, origin)
+                && conntrack::clashes(tables, config, entries, env.now_secs(config.hz)) =>
+        {
             nat::plan_direct(headers, origin, stop, &mut entries.connection)?
         }
         Err(stop) => return Err(stop),

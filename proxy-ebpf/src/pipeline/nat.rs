@@ -85,8 +85,8 @@ where
     )
 }
 
-/// A connection to a backend itself whose port clashes with a flow's (S-099): it gets another source
-/// port and keeps its addresses and its way. `stop` is what happens to it otherwise.
+/// A connection to a backend itself whose port clashes with a flow's (S-099): it gets another
+/// source port and keeps its addresses and its way. `stop` is what happens to it otherwise.
 #[inline(always)]
 pub fn plan_direct<F: Family>(
     headers: &Headers<F>,

@@ -1,0 +1,168 @@
+//! The end of a new flow: its two entries, under a tuple that nobody else uses.
+
+use proxy_common::{Config, Counter, FlowKey, SNAT_TRIES_MAX, protocol};
+
+use super::{Entries, closed_bit, expired, find, is_reply, set_other};
+use crate::environment::{port_at, range_len};
+use crate::pipeline::frontend::{Origin, Place};
+use crate::pipeline::nat::SourcePort;
+use crate::pipeline::parse::{Fragment, Headers, Transport};
+use crate::wire::tcp;
+use crate::{Environment, Family, FlowTable, Insert, Stop, Tables};
+
+/// True for a packet that may start a connection past every frontend and has passed no other program
+/// of ours: a translated packet looks the same.
+#[inline(always)]
+pub fn starts_directly<F: Family>(headers: &Headers<F>, origin: Origin) -> bool {
+    matches!(origin.place, Place::Node | Place::PodSide)
+        && matches!(headers.transport, Transport::Ports)
+        && !matches!(headers.fragment, Fragment::Later)
+        && headers.tcp_flags & (tcp::SYN | tcp::ACK) == start_flags(headers.protocol)
+}
+
+/// True if the answers to the packet would be taken for those of a live flow: the client has dialed
+/// a backend itself, from the port of a flow to it (S-099). A closed flow gives way.
+#[inline(always)]
+pub fn clashes<F: Family, T: Tables<F>>(
+    tables: &T,
+    config: &Config,
+    entries: &mut Entries<F>,
+    now: u32,
+) -> bool {
+    let Entries {
+        key,
+        other_key,
+        found,
+        ..
+    } = entries;
+    *other_key = FlowKey::new(key.tuple.reversed(), key.protocol);
+    let taken = find(tables, &config.timeouts, other_key, now, found);
+    taken.is_some() && is_reply(found) && closed_bit(found.tcp) == 0
+}
+
+/// SYN and ACK of a packet that starts a flow.
+#[inline(always)]
+fn start_flags(protocol: u8) -> u8 {
+    if protocol == protocol::TCP {
+        tcp::SYN
+    } else {
+        0
+    }
+}
+
+/// Puts a planned flow into HANDSHAKES, with a free source port. Of two CPUs that create the same
+/// flow one wins (`NoExist`); the other takes over the winner's decision.
+#[inline(always)]
+pub fn create<F, T, E>(
+    tables: &T,
+    env: &E,
+    config: &Config,
+    entries: &mut Entries<F>,
+    port: SourcePort,
+) -> Result<(), Stop>
+where
+    F: Family,
+    T: Tables<F>,
+    E: Environment<F>,
+{
+    entries.connection.tag = entries.key.tag();
+    entries.connection.last_seen_secs = env.now_secs(config.hz);
+    let now = entries.connection.last_seen_secs;
+    reserve(tables, env, config, entries, port)?;
+    let Entries {
+        key,
+        connection,
+        other_key,
+        found,
+        ..
+    } = entries;
+    if tables.insert_flow(FlowTable::Handshakes, key, connection, Insert::NoExist) {
+        tables.count(Counter::NewFlow);
+        return Ok(());
+    }
+    if !tables.flow(FlowTable::Handshakes, key, found) {
+        tables.remove_flow(FlowTable::Handshakes, other_key);
+        return Err(Stop::Drop(Counter::InsertFailed));
+    }
+    // An earlier flow of this key whose time is over decides nothing any more.
+    if expired::<F>(&config.timeouts, found, key.protocol, now)
+        && tables.insert_flow(FlowTable::Handshakes, key, connection, Insert::Any)
+    {
+        tables.count(Counter::NewFlow);
+        return Ok(());
+    }
+    if found.to != connection.to {
+        tables.remove_flow(FlowTable::Handshakes, other_key);
+    }
+    *connection = *found;
+    tables.count(Counter::NewFlowLost);
+    Ok(())
+}
+
+/// Inserts the Reply direction under a tuple that nobody uses: with the port of the packet where
+/// the source is kept and the tuple is free (S-099), else with a port of the SNAT ranges (P-13).
+#[inline(always)]
+fn reserve<F, T, E>(
+    tables: &T,
+    env: &E,
+    config: &Config,
+    entries: &mut Entries<F>,
+    port: SourcePort,
+) -> Result<(), Stop>
+where
+    F: Family,
+    T: Tables<F>,
+    E: Environment<F>,
+{
+    let ports = range_len(&config.snat_ports[0]) + range_len(&config.snat_ports[1]);
+    let mut port = port;
+    for _ in 0..SNAT_TRIES_MAX {
+        if let SourcePort::FromRanges = port {
+            let position = ((env.random() as u64 * ports as u64) >> 32) as u32;
+            entries.connection.to.sport = port_at(&config.snat_ports, position);
+        }
+        set_other(entries);
+        if is_free(tables, config, entries)
+            && (matches!(port, SourcePort::OfPacket)
+                || !env.socket_owns(&entries.other_key.tuple, entries.key.protocol))
+            && tables.insert_flow(
+                FlowTable::Handshakes,
+                &entries.other_key,
+                &entries.other,
+                Insert::NoExist,
+            )
+        {
+            return Ok(());
+        }
+        if let SourcePort::OfPacket = port {
+            tables.count(Counter::TupleClash);
+            port = SourcePort::FromRanges;
+        }
+    }
+    Err(Stop::Drop(Counter::SnatPortsExhausted))
+}
+
+/// True if no live connection but this very one has the reply's tuple; what is expired or of this
+/// one is removed.
+#[inline(always)]
+fn is_free<F: Family, T: Tables<F>>(tables: &T, config: &Config, entries: &mut Entries<F>) -> bool {
+    let Entries {
+        other_key,
+        other,
+        found,
+        ..
+    } = entries;
+    let taken = find(
+        tables,
+        &config.timeouts,
+        other_key,
+        other.last_seen_secs,
+        found,
+    );
+    if taken.is_some() && found.to != other.to {
+        return false;
+    }
+    tables.remove_flow(FlowTable::Flows, other_key);
+    tables.remove_flow(FlowTable::Handshakes, other_key);
+    true
+}
