@@ -63,19 +63,6 @@ pub struct Timeouts {
     pub udp_stream_secs: u32,
 }
 
-impl Timeouts {
-    /// State of a UDP flow without a reply; one more with a reply. Before it: TCP established,
-    /// TCP without a reply, TCP closed.
-    pub const UDP_UNREPLIED: usize = 3;
-
-    /// The lifetime of a state, by the position of its field.
-    #[inline(always)]
-    pub fn of_state(&self, state: usize) -> u32 {
-        let lifetimes: &[u32; 5] = bytemuck::cast_ref(self);
-        lifetimes.get(state).copied().unwrap_or(0)
-    }
-}
-
 impl Default for Timeouts {
     fn default() -> Self {
         Self {

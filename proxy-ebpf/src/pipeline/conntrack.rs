@@ -163,16 +163,21 @@ pub fn expired<F: Family>(
     protocol: u8,
     now: u32,
 ) -> bool {
-    // Arithmetic instead of branches: this is inlined into the search for a SNAT port, where each
-    // branch multiplies the paths that the verifier explores.
-    let is_replied = ((connection.flags / flags::REPLIED) & 1) as usize;
-    let is_closed = closed_bit(connection.tcp) as usize;
-    let state = if protocol == protocol::TCP {
-        is_closed << 1 | ((is_closed | is_replied) ^ 1)
+    let is_replied = connection.flags & flags::REPLIED != 0;
+    let lifetime = if protocol == protocol::TCP {
+        if closed_bit(connection.tcp) != 0 {
+            timeouts.tcp_closing_secs
+        } else if is_replied {
+            timeouts.tcp_established_secs
+        } else {
+            timeouts.tcp_handshake_secs
+        }
+    } else if is_replied {
+        timeouts.udp_stream_secs
     } else {
-        Timeouts::UDP_UNREPLIED + is_replied
+        timeouts.udp_unreplied_secs
     };
-    now.wrapping_sub(connection.last_seen_secs) > timeouts.of_state(state)
+    now.wrapping_sub(connection.last_seen_secs) > lifetime
 }
 
 /// 1 after a reset or both FINs.
