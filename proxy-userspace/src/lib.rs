@@ -15,6 +15,10 @@ pub mod pipeline;
 pub mod restore;
 pub mod settings;
 
+/// Cites the rules that a test is about: read by `cargo xtask rules`.
+#[cfg(test)]
+const fn rules(_rules: &[&str]) {}
+
 /// An error and its causes, as one line of text.
 pub fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

@@ -32,7 +32,7 @@ struct Step {
 const STEPS: [Step; 9] = [
     Step {
         name: "ready pods of a Service answer",
-        rules: "S-001, S-007, S-021, S-030, S-040 to S-046",
+        rules: "S-001, S-007, S-021, S-030, S-040, S-041, S-042, S-043, S-044, S-045, S-046",
         run: ready_pods_answer,
     },
     Step {

@@ -22,6 +22,7 @@ use tests::cases::raw_map::KernelTables;
 use tests::cases::verify::ends;
 use tests::cases::world::*;
 use tests::net::Sandbox;
+use tests::rules;
 
 /// Lists of backends before the first comes again.
 const LISTS: u64 = 512;
@@ -255,6 +256,7 @@ where
 
 #[test]
 fn every_packet_sees_the_old_list_or_the_next() {
+    rules(&["S-216"]);
     let sandbox = Sandbox::new().expect("root");
     let bpffs = sandbox.bpffs("torn").expect("a bpffs");
     let netns = sandbox.netns("torn").expect("a namespace");

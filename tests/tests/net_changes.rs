@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use tests::manifests::{Condition, Service};
 use tests::net::eventually;
 use tests::rig::{Client, Rig, TARGET_PORT, Target, serve};
+use tests::rules;
 use tests::topology::addresses::{FAMILIES, IpFamily};
 use tests::topology::{Seen, Variant};
 use tests::traffic::{Held, Plan, Probe, Report, SocketKind};
@@ -53,6 +54,7 @@ fn await_servers(
 /// S-216: no connection fails, and the removed backend gets none soon after the write.
 #[test]
 fn removing_a_backend_fails_no_connection() -> Result<()> {
+    rules(&["S-216"]);
     let mut rig = Rig::new(Variant::default(), &[])?;
     for (client, target) in PATHS {
         for family in FAMILIES {
@@ -91,6 +93,7 @@ fn removing_a_backend_fails_no_connection() -> Result<()> {
 /// S-120: what exists goes on, on every path, when its endpoint and even its Service is gone.
 #[test]
 fn open_connections_outlive_their_backend_and_service() -> Result<()> {
+    rules(&["S-120"]);
     let mut rig = Rig::new(Variant::default(), &[])?;
     let mut held = Vec::new();
     for (client, target) in PATHS {
@@ -151,6 +154,7 @@ fn ask_all(rig: &mut Rig, held: &[(Client, usize, String)]) -> Result<()> {
 /// S-124, S-126: a client that keeps its 5-tuple moves on when its backend is gone, and only then.
 #[test]
 fn udp_moves_when_its_backend_is_gone() -> Result<()> {
+    rules(&["S-124", "S-126"]);
     let mut rig = Rig::new(Variant::default(), &[])?;
     for client in [Pod, PodAsPackets, Outside] {
         let target = if client == Outside {
@@ -231,6 +235,7 @@ fn interfaces_that_appear_later_are_served() -> Result<()> {
 /// S-120 and design.md section 5: a restart is no event for traffic, and neither is a dead agent.
 #[test]
 fn traffic_flows_while_the_agent_is_dead_and_after_its_restart() -> Result<()> {
+    rules(&["S-120", "S-178", "S-180"]);
     let mut rig = Rig::new(Variant::default(), &[])?;
     let mut held = Vec::new();
     for (client, target) in PATHS {

@@ -7,6 +7,7 @@ mod check;
 mod command;
 mod demo;
 mod progress;
+mod rules;
 mod setup;
 mod test;
 mod tidy;
@@ -28,6 +29,8 @@ enum Verb {
     Test(test::Options),
     /// Runs rustfmt, clippy on host and BPF targets, and tidy
     Check,
+    /// Shows which tests cite which rule of docs/service-semantics.md
+    Rules,
     /// Shows Services at work in a small cluster of network namespaces on this machine (root)
     Demo(demo::Options),
 }
@@ -38,6 +41,7 @@ fn main() -> std::process::ExitCode {
         Verb::Build => build::agent().map(drop),
         Verb::Test(options) => test::run(&options),
         Verb::Check => check::run(),
+        Verb::Rules => rules::run(),
         Verb::Demo(options) => demo::run(&options),
     };
     match outcome {

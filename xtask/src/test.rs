@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::build;
 use crate::command;
+use crate::rules;
 use crate::setup;
 
 /// What to test.
@@ -35,16 +36,20 @@ struct Totals {
     failed: u64,
     /// Cargo runs that ended badly: failed tests, or tests that did not build.
     bad_runs: u64,
+    /// What was said of each test, for `cargo xtask rules`.
+    results: Vec<String>,
 }
 
 /// Runs the tests and prints cargo's own summaries, then the totals.
 pub fn run(options: &Options) -> Result<()> {
     let mut totals = Totals::default();
-    if options.host {
-        host(&mut totals)?;
+    let outcome = if options.host {
+        host(&mut totals)
     } else {
-        everything(&mut totals)?;
-    }
+        everything(&mut totals)
+    };
+    rules::keep_results(&totals.results)?;
+    outcome?;
     println!("\n{} passed, {} failed", totals.passed, totals.failed);
     if totals.failed > 0 || totals.bad_runs > 0 {
         bail!("{} of the test runs failed", totals.bad_runs);
@@ -172,6 +177,9 @@ fn count(cargo: &mut Command, totals: &mut Totals) -> Result<()> {
             if let Some((passed, failed)) = summary(&line) {
                 totals.passed += passed;
                 totals.failed += failed;
+            }
+            if rules::is_result(&line) {
+                totals.results.push(line.into_owned());
             }
         }
     }

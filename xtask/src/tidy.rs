@@ -32,8 +32,8 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-/// The files git knows of, ignored ones left out.
-fn tracked() -> Result<Vec<PathBuf>> {
+/// The files git knows of, ignored ones and generated ones left out.
+pub fn tracked() -> Result<Vec<PathBuf>> {
     let arguments = ["ls-files", "--cached", "--others", "--exclude-standard"];
     let output = std::process::Command::new("git")
         .args(arguments)

@@ -15,6 +15,7 @@ use crate::map_dump::dump;
 use crate::maps::{Capacity, FamilyMaps, Maps};
 use crate::objects::*;
 use crate::pipeline::watch::KINDS;
+use crate::rules;
 use crate::settings::Settings;
 
 const CAPACITY: Capacity = Capacity {
@@ -25,9 +26,6 @@ const CAPACITY: Capacity = Capacity {
 
 #[path = "restart_tests.rs"]
 mod restart;
-
-/// Cites the rules that a test is about.
-const fn rules(_rules: &[&str]) {}
 
 struct World {
     maps: FakeMaps,

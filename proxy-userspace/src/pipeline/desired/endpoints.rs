@@ -247,6 +247,7 @@ mod tests {
     use proxy_common::Addr4;
 
     use super::*;
+    use crate::rules;
 
     fn any_hints() -> impl Strategy<Value = EndpointHints> {
         let names = || {
@@ -263,13 +264,13 @@ mod tests {
     }
 
     proptest! {
-        /// Rules: S-066, S-067, S-068, S-073.
         #[test]
         fn cluster_set_is_empty_only_where_nobody_could_serve(
             all in prop::collection::vec((any::<[bool; 4]>(), any_hints()), 0..6),
             node_name in "[ab]?",
             zone in "[ab]?",
         ) {
+            rules(&["S-066", "S-067", "S-068", "S-073"]);
             let node = NodeFacts { name: node_name, zone, ..NodeFacts::default() };
             let endpoints: Endpoints<'_, Addr4> = (1..)
                 .zip(&all)
