@@ -238,6 +238,32 @@ fn clsact_filters_are_replaced_in_place_and_cleaned_up() {
     cleanup(place.bpffs()).unwrap();
     assert_eq!(show(), "");
     assert_eq!(run("tc filter show dev up0 egress"), "");
+    assert!(!run("tc qdisc show dev up0").contains("clsact"));
+}
+
+#[test]
+fn clsact_qdisc_of_somebody_else_stays() {
+    let place = Place::enter();
+    add_interfaces();
+    run("tc qdisc add dev up0 clsact");
+    drop(start(&place, TcChoice::Clsact));
+    cleanup(place.bpffs()).unwrap();
+    assert!(run("tc qdisc show dev up0").contains("clsact"));
+}
+
+#[test]
+fn clsact_qdisc_with_a_filter_of_somebody_else_stays() {
+    let place = Place::enter();
+    add_interfaces();
+    drop(start(&place, TcChoice::Clsact));
+    let program = Pins::at(place.bpffs()).path(PinKind::Programs, "tc_egress");
+    let program = program.display();
+    run(&format!(
+        "tc filter add dev up0 egress prio 9 bpf da object-pinned {program}"
+    ));
+    cleanup(place.bpffs()).unwrap();
+    assert!(run("tc filter show dev up0 egress").contains("pref 9"));
+    assert!(!run("tc qdisc show dev peer0").contains("clsact"));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::os::fd::AsFd as _;
 use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle};
 use aya::programs::{Link as _, ProgramError, SchedClassifier, TcAttachType};
 
+use super::clsact;
 use super::load::Programs;
 use super::pin::{PinError, PinKind, Pins};
 use super::sys::{self, AttachType, LinkTarget, Place};
@@ -215,8 +216,12 @@ fn attach_filter(
         source: Box::new(source),
     };
     match tc::qdisc_add_clsact(target.name) {
-        Err(error) if os_error(&error) != Some(libc::EEXIST) => return Err(failed(error.into())),
-        _ => {}
+        Ok(()) => {
+            let mark = qdisc_mark(target.ifindex);
+            pins.replace(PinKind::Clsact, &mark, programs.get(name))?;
+        }
+        Err(error) if os_error(&error) == Some(libc::EEXIST) => {}
+        Err(error) => return Err(failed(error.into())),
     }
     pins.replace(
         PinKind::Clsact,
@@ -259,11 +264,16 @@ fn our_filter(direction: Direction, interface: &str) -> Result<SchedClassifierLi
         .map_err(|error| TcError::IoError(error).into())
 }
 
-/// Removes our filters from an interface that carries our mark. The qdisc stays: others may use
-/// it, and without filters it does nothing.
+/// Says that the qdisc of an interface was made for our filters.
+fn qdisc_mark(ifindex: u32) -> String {
+    format!("{ifindex}_qdisc")
+}
+
+/// Removes our filters from an interface that carries our mark, and the qdisc if it was made for
+/// them and nobody else uses it.
 fn detach_filters(pins: &Pins, ifindex: u32) -> Result<(), AttachError> {
-    let mark = ifindex.to_string();
-    if !pins.names(PinKind::Clsact).contains(&mark) {
+    let (mark, marks) = (ifindex.to_string(), pins.names(PinKind::Clsact));
+    if !marks.contains(&mark) {
         return Ok(());
     }
     if let Ok(name) = nix::net::if_::if_indextoname(ifindex)
@@ -277,7 +287,13 @@ fn detach_filters(pins: &Pins, ifindex: u32) -> Result<(), AttachError> {
                 tracing::debug!(interface = name, %error, "filter not removed: none there");
             }
         }
+        if marks.contains(&qdisc_mark(ifindex))
+            && let Err(error) = clsact::remove_unused(ifindex)
+        {
+            tracing::warn!(interface = name, %error, "the clsact qdisc stays");
+        }
     }
+    pins.remove(PinKind::Clsact, &qdisc_mark(ifindex))?;
     Ok(pins.remove(PinKind::Clsact, &mark)?)
 }
 

@@ -6,6 +6,7 @@
 pub mod attach;
 pub mod catalog;
 pub mod cgroup;
+mod clsact;
 pub mod environment;
 pub mod features;
 pub mod interfaces;

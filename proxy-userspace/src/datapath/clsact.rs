@@ -1,0 +1,56 @@
+//! The clsact qdisc that our filters hang on, where it is ours alone.
+
+use std::io;
+use std::thread;
+
+use futures::TryStreamExt as _;
+use rtnetlink::packet_route::tc::TcHandle;
+use rtnetlink::{Error, Handle};
+
+/// Parent of a clsact qdisc (`TC_H_CLSACT` of linux/pkt_sched.h).
+const PARENT: TcHandle = TcHandle {
+    major: 0xffff,
+    minor: 0xfff1,
+};
+/// Its handle.
+const HANDLE: TcHandle = TcHandle {
+    major: 0xffff,
+    minor: 0,
+};
+
+/// Removes the clsact qdisc of an interface of this network namespace, unless it holds a filter:
+/// somebody else uses it then, and it stays.
+pub fn remove_unused(ifindex: u32) -> io::Result<()> {
+    // A runtime of its own: the caller may be inside one.
+    thread::scope(|scope| {
+        let done = scope.spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_io()
+                .build()?;
+            runtime.block_on(async {
+                let (connection, handle, _) = rtnetlink::new_connection()?;
+                tokio::spawn(connection);
+                remove(&handle, ifindex).await.map_err(io::Error::other)
+            })
+        });
+        done.join()
+            .unwrap_or_else(|_| Err(io::Error::other("a panic")))
+    })
+}
+
+async fn remove(handle: &Handle, ifindex: u32) -> Result<(), Error> {
+    let Ok(index) = i32::try_from(ifindex) else {
+        return Ok(());
+    };
+    let filters = || handle.traffic_filter(index).get();
+    for request in [filters().ingress(), filters().egress()] {
+        let found: Vec<_> = request.execute().try_collect().await?;
+        if !found.is_empty() {
+            return Ok(());
+        }
+    }
+    let mut request = handle.qdisc().del(index);
+    let header = &mut request.message_mut().header;
+    (header.parent, header.handle) = (PARENT, HANDLE);
+    request.execute().await
+}
