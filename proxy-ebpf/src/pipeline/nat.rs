@@ -58,16 +58,10 @@ where
         }
         return Ok(through_stack::<F>(connection));
     }
-    let is_hairpin = headers.tuple.src == backend.addr;
-    if is_hairpin {
+    if is_hairpin(headers, choice) {
         connection.flags |= flags::HAIRPIN;
     }
-    let is_snat = is_hairpin
-        || match choice.masquerade {
-            Masquerade::Yes => true,
-            Masquerade::No => false,
-            Masquerade::IfNotLocal => !returns_here(tables, env, headers, &connection.to),
-        };
+    let is_snat = is_masqueraded(tables, env, headers, choice, &connection.to);
     let bridge = redirecting_bridge(tables, env, is_node);
     if !is_snat && !is_node && bridge == 0 {
         return Ok(through_stack::<F>(connection));
@@ -83,6 +77,34 @@ where
             bridge,
         },
     )
+}
+
+/// True if the backend is the client itself: the last row of S-091 (S-094).
+#[inline(always)]
+pub fn is_hairpin<F: Family>(headers: &Headers<F>, choice: &Choice<F>) -> bool {
+    headers.tuple.src == choice.backend.addr
+}
+
+/// S-091's answer under the `--masquerade` in force. `to`: the packet after DNAT.
+#[inline(always)]
+pub fn is_masqueraded<F, T, E>(
+    tables: &T,
+    env: &E,
+    headers: &Headers<F>,
+    choice: &Choice<F>,
+    to: &Tuple<F::Addr>,
+) -> bool
+where
+    F: Family,
+    T: Tables<F>,
+    E: Environment<F>,
+{
+    is_hairpin(headers, choice)
+        || match choice.masquerade {
+            Masquerade::Yes => true,
+            Masquerade::No => false,
+            Masquerade::IfNotLocal => !returns_here(tables, env, headers, to),
+        }
 }
 
 /// A connection to a backend itself whose port clashes with a flow's (S-099): it gets another

@@ -51,8 +51,7 @@ pub fn select<F: Family, T: Tables<F>>(
     frontend: &Found,
     origin: Origin,
 ) -> Result<Choice<F>, Stop> {
-    let is_own = matches!(origin.place, Place::Node) || is_own_source(tables, headers);
-    let (part, masquerade) = policy(config, frontend, origin, is_own);
+    let (part, masquerade) = row(tables, config, headers, frontend, origin);
     let hash = FlowKey::new(headers.tuple, headers.protocol).tag();
     let (backend_id, backend) = pick(tables, frontend, part, hash)?;
     let masquerade = match masquerade {
@@ -66,6 +65,19 @@ pub fn select<F: Family, T: Tables<F>>(
         origin,
         masquerade,
     })
+}
+
+/// [`policy`] for a packet.
+#[inline(always)]
+pub fn row<F: Family, T: Tables<F>>(
+    tables: &T,
+    config: &Config,
+    headers: &Headers<F>,
+    frontend: &Found,
+    origin: Origin,
+) -> (Part, Masquerade) {
+    let is_own = matches!(origin.place, Place::Node) || is_own_source(tables, headers);
+    policy(config, frontend, origin, is_own)
 }
 
 #[inline(always)]
@@ -124,10 +136,7 @@ pub fn pick<F: Family, T: Tables<F>>(
     part: Part,
     hash: u32,
 ) -> Result<(u32, Backend<F::Addr>), Stop> {
-    let (count, start) = match part {
-        Part::Cluster => (frontend.header.cluster_count, frontend::CLUSTER_START),
-        Part::Local => (frontend.header.local_count, frontend.header.local_start()),
-    };
+    let (count, start) = bounds(frontend, part);
     if count == 0 {
         return Err(if frontend.has(frontend::flags::HAS_ENDPOINTS) {
             Stop::Drop(Counter::NoLocalEndpoint)
@@ -138,18 +147,34 @@ pub fn pick<F: Family, T: Tables<F>>(
     // Scaling by multiplication: uniform without a division.
     let mut index = ((hash as u64 * count as u64) >> 32) as u32;
     for _ in 0..2 {
-        let element = tables
-            .slot(frontend.region + start + index / 2)
-            .unwrap_or(0);
-        let id = (element >> (32 * (index & 1))) as u32;
-        if let Some(backend) = tables.backend(id)
-            && is_usable(backend.state)
-        {
-            return Ok((id, backend));
+        if let Some(found) = member(tables, frontend.region + start, index) {
+            return Ok(found);
         }
         index = if index + 1 == count { 0 } else { index + 1 };
     }
     Err(Stop::Drop(Counter::BackendGone))
+}
+
+/// Backends of one part of a region, and the part's offset from the region's start.
+#[inline(always)]
+pub fn bounds(frontend: &Found, part: Part) -> (u32, u32) {
+    match part {
+        Part::Cluster => (frontend.header.cluster_count, frontend::CLUSTER_START),
+        Part::Local => (frontend.header.local_count, frontend.header.local_start()),
+    }
+}
+
+/// The backend at a position of the part that begins at element `first`, if it takes new flows.
+#[inline(always)]
+pub fn member<F: Family, T: Tables<F>>(
+    tables: &T,
+    first: u32,
+    index: u32,
+) -> Option<(u32, Backend<F::Addr>)> {
+    let element = tables.slot(first + index / 2).unwrap_or(0);
+    let id = (element >> (32 * (index & 1))) as u32;
+    let backend = tables.backend(id)?;
+    is_usable(backend.state).then_some((id, backend))
 }
 
 /// True for a backend that takes new flows when a set contains it.

@@ -74,7 +74,7 @@ pub fn dial<F: Family, T: Tables<F>>(tables: &T, dial: &Dial<F>, random: u32) ->
     if !is_translatable(config, dial, must_serve) {
         return Outcome::Leave;
     }
-    let Some(found) = find(tables, config, dial) else {
+    let Some(found) = find(tables, config, &dialed(dial)) else {
         return Outcome::Leave;
     };
     if !must_serve && !equals_packet_path(config, &found, dial.owner) {
@@ -122,20 +122,18 @@ fn is_translatable<F: Family>(config: &Config, dial: &Dial<F>, must_serve: bool)
 
 /// The frontend dialed: exact, or a NodePort of an accepted own address (S-204).
 #[inline(always)]
-fn find<F: Family, T: Tables<F>>(tables: &T, config: &Config, dial: &Dial<F>) -> Option<Found> {
-    let key = FrontendKey {
-        addr: dial.addr,
-        port: dial.port,
-        protocol: dial.protocol,
-        pad: 0,
-    };
-    if let Some(found) = by_key(tables, &key) {
+pub fn find<F: Family, T: Tables<F>>(
+    tables: &T,
+    config: &Config,
+    key: &FrontendKey<F::Addr>,
+) -> Option<Found> {
+    if let Some(found) = by_key(tables, key) {
         return Some(found);
     }
-    let is_accepted = if dial.addr.is_loopback() {
+    let is_accepted = if key.addr.is_loopback() {
         config.flags & config_flags::LOOPBACK_NODE_PORTS != 0
     } else {
-        tables.node_address(&dial.addr) & node::address_flags::NODE_PORT != 0
+        tables.node_address(&key.addr) & node::address_flags::NODE_PORT != 0
     };
     if !is_accepted {
         return None;
@@ -144,9 +142,19 @@ fn find<F: Family, T: Tables<F>>(tables: &T, config: &Config, dial: &Dial<F>) ->
         tables,
         &FrontendKey {
             addr: F::Addr::UNSPECIFIED,
-            ..key
+            ..*key
         },
     )
+}
+
+#[inline(always)]
+fn dialed<F: Family>(dial: &Dial<F>) -> FrontendKey<F::Addr> {
+    FrontendKey {
+        addr: dial.addr,
+        port: dial.port,
+        protocol: dial.protocol,
+        pad: 0,
+    }
 }
 
 /// True where translating at the socket gives what the packet path would give (S-200).
