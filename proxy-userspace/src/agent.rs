@@ -27,7 +27,7 @@ use crate::objects::ObjectEvent;
 use crate::pipeline::apply::Obstacle;
 use crate::pipeline::watch::{self, WatchError};
 use crate::pipeline::{LocalAddress, Reconciler, Report};
-use crate::settings::{DetectLocalMode, Settings, SocketLb};
+use crate::settings::{Settings, SocketLb};
 
 /// Least time between two readings of the interfaces: a storm of changes costs no more.
 const INTERFACES_PACE: Duration = Duration::from_millis(50);
@@ -156,7 +156,7 @@ impl Agent {
         let reader = Reader::open()?;
         let rules = Rules {
             globs: options.interfaces,
-            detect: detect(&settings.detect_local),
+            detect: Detect::from(&settings.detect_local),
         };
         let snapshot = reader.snapshot().await?;
         datapath.start_interfaces(&mut maps, interfaces::plan(&snapshot, &rules));
@@ -338,16 +338,6 @@ fn datapath_options(options: &AgentOptions, run_options: &RunOptions) -> Datapat
             ..MapSizes::default()
         },
         ..DatapathOptions::default()
-    }
-}
-
-fn detect(mode: &DetectLocalMode) -> Detect {
-    match mode {
-        DetectLocalMode::BridgeInterface(name) => Detect::Bridge(name.clone()),
-        DetectLocalMode::InterfaceNamePrefix(prefix) => Detect::Prefix(prefix.clone()),
-        DetectLocalMode::None | DetectLocalMode::ClusterCidr | DetectLocalMode::NodeCidr => {
-            Detect::No
-        }
     }
 }
 

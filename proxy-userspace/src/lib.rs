@@ -4,6 +4,7 @@ pub mod agent;
 pub mod cli;
 pub mod config;
 pub mod datapath;
+pub mod explain;
 pub mod fake_maps;
 pub mod family;
 pub mod ids;

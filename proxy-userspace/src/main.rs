@@ -3,14 +3,18 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use proxy_userspace::cli::{self, args::Cli};
+use proxy_userspace::cli::{self, args::Cli, explain::Misuse};
 
 fn main() -> ExitCode {
     match cli::dispatch(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("shunt: {}", proxy_userspace::error_chain(error.as_ref()));
-            ExitCode::FAILURE
+            match error.is::<Misuse>() {
+                // As for a flag that does not exist.
+                true => ExitCode::from(2),
+                false => ExitCode::FAILURE,
+            }
         }
     }
 }

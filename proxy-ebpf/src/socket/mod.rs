@@ -86,7 +86,7 @@ pub fn dial<F: Family, T: Tables<F>>(tables: &T, dial: &Dial<F>, random: u32) ->
     }
     match choose(tables, config, &found, random) {
         Ok(entry) => translate(tables, dial, entry),
-        Err(Stop::Reject(..)) => Outcome::Refuse,
+        Err(stop) if matches!(stopped(stop, &dial.addr), Stop::Reject(..)) => Outcome::Refuse,
         Err(_) => {
             tables.count(Counter::SocketSteppedAside);
             Outcome::Leave
@@ -145,6 +145,15 @@ pub fn find<F: Family, T: Tables<F>>(
             ..*key
         },
     )
+}
+
+/// A refusal is not ours to give on loopback (S-105): the host's own stack answers there.
+#[inline(always)]
+pub fn stopped<A: Address>(stop: Stop, addr: &A) -> Stop {
+    match stop {
+        Stop::Reject(..) if addr.is_loopback() => Stop::Pass(Counter::NotFrontend),
+        other => other,
+    }
 }
 
 #[inline(always)]

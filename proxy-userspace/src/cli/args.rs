@@ -1,11 +1,14 @@
 //! What can be typed.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::Given;
 use crate::datapath::TcChoice;
+use crate::explain::{From, Protocol, packets};
+use crate::ip_text::parse_ip;
 
 /// A Kubernetes Service load balancer on eBPF.
 #[derive(Parser, Debug)]
@@ -25,6 +28,8 @@ pub enum Command {
     Status(QueryArgs),
     /// Look at Services
     Service(ServiceArgs),
+    /// Say what happens to the first packet of a connection, and why
+    Explain(Box<ExplainArgs>),
     /// Remove every program, map and pin of shunt from this node
     Cleanup(QueryArgs),
 }
@@ -44,6 +49,59 @@ pub struct AgentArgs {
     /// Everything else.
     #[command(flatten)]
     pub given: Given,
+}
+
+/// `shunt explain`.
+#[derive(Args, Debug)]
+pub struct ExplainArgs {
+    /// Source address, with or without a port
+    #[arg(short, long, value_name = "SRC[:PORT]", value_parser = packets::source)]
+    #[arg(required_unless_present = "packets")]
+    pub source: Option<(IpAddr, u16)>,
+    /// Destination address and port
+    #[arg(short, long, value_name = "DST:PORT", value_parser = packets::destination)]
+    #[arg(required_unless_present = "packets")]
+    pub destination: Option<(IpAddr, u16)>,
+    /// Protocol
+    #[arg(short, long, value_enum, ignore_case = true, default_value_t)]
+    pub protocol: Protocol,
+    /// Where the packet enters (default: told by its source)
+    #[arg(long, value_enum, value_name = "PLACE")]
+    pub from: Option<From>,
+    /// The interface that the packet enters by
+    #[arg(long, value_name = "IF")]
+    pub in_interface: Option<String>,
+    /// A YAML list of {src, sport?, dst, dport, protocol, from?, in_interface?}; the answers are
+    /// a JSON list in its order
+    #[arg(long, value_name = "FILE")]
+    #[arg(conflicts_with_all = ["source", "destination", "protocol", "from", "in_interface"])]
+    pub packets: Option<PathBuf>,
+    /// An address of this node beside those of its Node object
+    #[arg(long, value_name = "IP", value_delimiter = ',', value_parser = address)]
+    pub local_address: Vec<IpAddr>,
+    /// Form of the answer [default: text; json with --packets]
+    #[arg(short, long, value_enum)]
+    pub output: Option<AnswerFormat>,
+    /// The agent's configuration file; flags win
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// What the agent is told.
+    #[command(flatten)]
+    pub given: Given,
+}
+
+fn address(text: &str) -> Result<IpAddr, String> {
+    parse_ip(text).ok_or_else(|| format!("{text:?} is no address"))
+}
+
+/// Form of what `shunt explain` prints.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AnswerFormat {
+    /// A line a stage.
+    #[value(alias = "table")]
+    Text,
+    /// JSON.
+    Json,
 }
 
 /// `shunt service`.

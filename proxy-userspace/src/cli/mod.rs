@@ -2,6 +2,7 @@
 
 pub mod args;
 pub mod cleanup;
+pub mod explain;
 pub mod query;
 pub mod run;
 pub mod service;
@@ -17,6 +18,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Service(args) => match args.command {
             ServiceCommand::List(args) => service::list(&args),
         },
+        Command::Explain(args) => explain::explain(*args),
         Command::Cleanup(args) => cleanup::clean(&args),
     }
 }

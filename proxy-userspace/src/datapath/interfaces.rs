@@ -10,6 +10,7 @@ use proxy_common::{Addr4, Addr6};
 
 use super::attach::Layer;
 use crate::pipeline::LocalAddress;
+use crate::settings::DetectLocalMode;
 
 /// What netlink showed at one moment.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -83,6 +84,29 @@ pub enum Detect {
     Bridge(String),
     /// Interfaces whose name starts so.
     Prefix(String),
+}
+
+impl Detect {
+    /// True if packets that netfilter sees entering by this interface are pods'.
+    pub fn matches(&self, name: &str) -> bool {
+        match self {
+            Self::No => false,
+            Self::Bridge(bridge) => name == bridge,
+            Self::Prefix(prefix) => name.starts_with(prefix),
+        }
+    }
+}
+
+impl From<&DetectLocalMode> for Detect {
+    fn from(mode: &DetectLocalMode) -> Self {
+        match mode {
+            DetectLocalMode::BridgeInterface(name) => Self::Bridge(name.clone()),
+            DetectLocalMode::InterfaceNamePrefix(prefix) => Self::Prefix(prefix.clone()),
+            DetectLocalMode::None | DetectLocalMode::ClusterCidr | DetectLocalMode::NodeCidr => {
+                Self::No
+            }
+        }
+    }
 }
 
 /// What the options say of interfaces.
@@ -229,12 +253,7 @@ impl View<'_> {
         let bridge = self
             .bridge_of(link)
             .and_then(|index| self.snapshot.links.get(&index));
-        let name = &bridge.unwrap_or(link).name;
-        match &self.rules.detect {
-            Detect::No => false,
-            Detect::Bridge(bridge) => name == bridge,
-            Detect::Prefix(prefix) => name.starts_with(prefix),
-        }
+        self.rules.detect.matches(&bridge.unwrap_or(link).name)
     }
 
     fn controller_kind(&self, link: &Link) -> Option<&str> {

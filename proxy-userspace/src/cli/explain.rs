@@ -1,0 +1,106 @@
+//! `shunt explain`.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use super::args::{AnswerFormat, ExplainArgs};
+use crate::config::{self, AgentOptions, Machine};
+use crate::explain::{self, Answer, Query, World, packets, text};
+use crate::objects::ObjectEvent;
+use crate::pipeline::watch::Source;
+use crate::pipeline::watch::manifests::Manifests;
+
+/// A question that makes no sense: the command ends with 2, as for a wrong flag.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Misuse(String);
+
+/// Prints what happens to the packets.
+pub fn explain(args: ExplainArgs) -> anyhow::Result<()> {
+    let queries = queries(&args)?;
+    let world = world(&args)?;
+    for complaint in &world.complaints {
+        eprintln!("shunt: {complaint}");
+    }
+    let answers: Vec<Answer> = queries
+        .iter()
+        .map(|query| explain::explain(&world, query))
+        .collect();
+    let is_list = args.packets.is_some();
+    let format = args.output.unwrap_or(match is_list {
+        true => AnswerFormat::Json,
+        false => AnswerFormat::Text,
+    });
+    match (format, answers.as_slice()) {
+        (AnswerFormat::Json, [answer]) if !is_list => {
+            println!("{}", serde_json::to_string_pretty(answer)?);
+        }
+        (AnswerFormat::Json, answers) => println!("{}", serde_json::to_string_pretty(answers)?),
+        (AnswerFormat::Text, answers) => {
+            let texts: Vec<String> = answers.iter().map(text::text).collect();
+            print!("{}", texts.join("\n"));
+        }
+    }
+    Ok(())
+}
+
+fn queries(args: &ExplainArgs) -> Result<Vec<Query>, Misuse> {
+    if let Some(path) = &args.packets {
+        let name = path.display();
+        let text = read(path).map_err(|error| Misuse(format!("{name}: {error}")))?;
+        return packets::parse(&text).map_err(|error| Misuse(format!("{name}: {error}")));
+    }
+    let (Some((src, sport)), Some((dst, dport))) = (args.source, args.destination) else {
+        return Err(Misuse(
+            "--source and --destination, or --packets".to_owned(),
+        ));
+    };
+    let query = Query {
+        src,
+        sport,
+        dst,
+        dport,
+        protocol: args.protocol,
+        from: args.from,
+        in_interface: args.in_interface.clone(),
+    };
+    packets::one_family(&query).map_err(Misuse)?;
+    Ok(vec![query])
+}
+
+/// A file, or standard input by the name `-`.
+fn read(path: &Path) -> std::io::Result<String> {
+    if path != Path::new("-") {
+        return std::fs::read_to_string(path);
+    }
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn world(args: &ExplainArgs) -> anyhow::Result<World> {
+    let options = config::load(args.given.clone(), args.config.as_deref(), &Machine::this())
+        .map_err(|error| Misuse(crate::error_chain(&error)))?;
+    match &options.source {
+        Source::Manifests(paths) => Ok(of_manifests(&options, paths, args)?),
+        Source::Api(_) => anyhow::bail!("without --manifests: not built"),
+    }
+}
+
+/// S-190: warnings about the options are for standard error as well.
+fn of_manifests(
+    options: &AgentOptions,
+    paths: &[PathBuf],
+    args: &ExplainArgs,
+) -> Result<World, Misuse> {
+    for path in paths {
+        std::fs::metadata(path)
+            .map_err(|error| Misuse(format!("manifests: {}: {error}", path.display())))?;
+    }
+    let events: Vec<ObjectEvent> = Manifests::new(paths.to_vec(), options.selection.clone()).list();
+    Ok(World::of_objects(
+        &options.settings,
+        events,
+        &args.local_address,
+    ))
+}
