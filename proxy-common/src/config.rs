@@ -93,7 +93,8 @@ pub enum DetectLocal {
 pub struct FamilyConfig<A: Address> {
     /// Sources that are pods; not used: no detector in this family.
     pub pods: Cidr<A>,
-    /// The ServiceCIDRs (S-078). Those that do not fit are in CLUSTER_IPS only.
+    /// Prefixes that cover every ServiceCIDR and ClusterIP: a superset (S-077, S-078). What an
+    /// address inside is, CLUSTER_IPS says.
     pub service_cidrs: [Cidr<A>; SERVICE_CIDRS_MAX],
 }
 pod!(FamilyConfig<A>, 60, 180);

@@ -1,6 +1,6 @@
 //! Sizes of maps and bounds of loops. Each says what happens at the limit.
 
-/// ServiceCIDRs of one family that the port filter checks; further ones are in CLUSTER_IPS only.
+/// Prefixes of one family around ServiceCIDRs and ClusterIPs; more of these are put together.
 pub const SERVICE_CIDRS_MAX: usize = 4;
 
 /// Elements of FRONTENDS{4,6} and entries of FRONTEND_IDS{4,6} by default. A further frontend is

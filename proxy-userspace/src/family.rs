@@ -67,6 +67,11 @@ impl<A: IpFamily> Prefix<A> {
         })
     }
 
+    /// As a standard network; `None` for a length that no address has.
+    pub fn to_net(&self) -> Option<IpNet> {
+        IpNet::new(self.addr.to_ip(), u8::try_from(self.len).ok()?).ok()
+    }
+
     /// One address.
     pub fn host(addr: A) -> Self {
         Self { addr, len: A::BITS }
@@ -88,6 +93,12 @@ pub fn config_cidr<A: IpFamily>(net: Option<&IpNet>) -> Cidr<A> {
             used: 0,
         },
     }
+}
+
+/// A network out of CONFIG; `None` where it is unused.
+pub fn config_net<A: IpFamily>(cidr: &Cidr<A>) -> Option<IpNet> {
+    let net = IpNet::with_netmask(cidr.network.to_ip(), cidr.mask.to_ip());
+    net.ok().filter(|_| cidr.used != 0)
 }
 
 /// An endpoint's address and port (host order): its identity inside a service port (S-044).

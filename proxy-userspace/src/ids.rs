@@ -72,6 +72,19 @@ impl Ids {
         }
     }
 
+    /// Lets rest what rests in `other`.
+    pub fn rest_like(&mut self, other: Self) {
+        for (at, id) in other.resting {
+            while self.next <= id {
+                self.free.insert(self.next);
+                self.next += 1;
+            }
+            if self.free.remove(&id) {
+                self.resting.push_back((at, id));
+            }
+        }
+    }
+
     /// When [`Ids::wake`] has work.
     pub fn next_wake(&self) -> Option<Instant> {
         self.resting.front().map(|(at, _)| *at)
@@ -120,6 +133,15 @@ impl Regions {
             len: found - len,
         });
         Some(Region { start, len })
+    }
+
+    /// Lets rest what rests in `other`.
+    pub fn rest_like(&mut self, other: Self) {
+        for (at, region) in other.resting {
+            if self.claim(region) {
+                self.resting.push_back((at, region));
+            }
+        }
     }
 
     /// Takes exactly this stretch out (restore); false if any of it is taken.

@@ -7,19 +7,24 @@ use ipnet::IpNet;
 
 /// Reads an address, or `None` where the text is none.
 pub fn parse_ip(text: &str) -> Option<IpAddr> {
-    if text.contains(':') {
-        let addr: IpAddr = text.parse().ok()?;
-        return Some(addr.to_canonical());
-    }
+    let Some((groups, end)) = text.rsplit_once(':') else {
+        return parse_v4(text).map(IpAddr::V4);
+    };
+    // `::ffff:10.96.007.009`: the end of an IPv6 address may be an IPv4 address.
+    let addr: IpAddr = match parse_v4(end) {
+        Some(end) => format!("{groups}:{end}").parse().ok()?,
+        None => text.parse().ok()?,
+    };
+    Some(addr.to_canonical())
+}
+
+fn parse_v4(text: &str) -> Option<Ipv4Addr> {
     let mut octets = [0; 4];
     let mut parts = text.split('.');
     for octet in &mut octets {
         *octet = decimal(parts.next()?)?;
     }
-    parts
-        .next()
-        .is_none()
-        .then_some(IpAddr::V4(Ipv4Addr::from(octets)))
+    parts.next().is_none().then_some(Ipv4Addr::from(octets))
 }
 
 /// Reads a CIDR with its host bits cleared, or `None` where the text is none.
@@ -43,20 +48,25 @@ fn decimal(text: &str) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules;
 
     #[test]
     fn leading_zeros_are_decimal() {
+        rules(&["S-012"]);
         assert_eq!(parse_ip("10.96.007.009"), parse_ip("10.96.7.9"));
         assert_eq!(parse_cidr("010.0.0.1/024"), parse_cidr("10.0.0.0/24"));
     }
 
     #[test]
     fn mapped_addresses_are_ipv4() {
+        rules(&["S-012"]);
+        assert_eq!(parse_ip("::ffff:10.96.007.009"), parse_ip("10.96.7.9"));
         assert_eq!(parse_ip("::ffff:10.0.0.1"), parse_ip("10.0.0.1"));
     }
 
     #[test]
     fn other_texts_are_no_addresses() {
+        rules(&["S-012"]);
         for text in [
             "",
             " ",

@@ -106,6 +106,14 @@ pub struct ActualState<A: IpFamily> {
 }
 
 impl<A: IpFamily> ActualState<A> {
+    /// Takes over what the maps do not tell of themselves: what rests, and which ids of service
+    /// ports were handed out.
+    pub fn rest_like(&mut self, known: Self) {
+        self.frontend_ids.rest_like(known.frontend_ids);
+        self.backend_ids.rest_like(known.backend_ids);
+        self.next_port_id = self.next_port_id.max(known.next_port_id);
+    }
+
     /// Empty maps.
     pub fn new(capacity: Capacity) -> Self {
         Self {

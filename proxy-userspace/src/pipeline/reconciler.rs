@@ -3,6 +3,7 @@
 
 mod kept;
 mod node_state;
+mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,6 +16,8 @@ use proxy_common::{Addr4, Addr6};
 #[cfg(test)]
 pub(in crate::pipeline) use self::kept::CALM;
 use self::kept::{Kept, SettledDoubt};
+#[cfg(test)]
+pub(in crate::pipeline) use self::verify::VERIFY_PERIOD;
 use crate::family::{IpFamily, Prefix};
 use crate::maps::{Capacity, FamilyMaps, MapError, Maps};
 use crate::objects::{ObjectEvent, ObjectName};
@@ -24,6 +27,7 @@ use crate::pipeline::desired::node::{LocalAddress, NodeFacts};
 use crate::pipeline::desired::service::{self, Context};
 use crate::pipeline::desired::{DesiredState, ServicePortName, TouchedPorts};
 use crate::pipeline::diff::diff;
+use crate::pipeline::status;
 use crate::pipeline::store::{Doubt, Store};
 use crate::restore;
 use crate::settings::Settings;
@@ -51,6 +55,8 @@ pub struct Reconciler {
     has_taken_restored: bool,
     doubt: SettledDoubt,
     retry: Retry,
+    /// When everything is compared anew.
+    verify_at: Option<Instant>,
 }
 
 /// One address family: its own state, its own failures (S-011).
@@ -120,6 +126,7 @@ impl Reconciler {
             has_taken_restored: false,
             doubt: SettledDoubt::default(),
             retry: Retry::default(),
+            verify_at: None,
         }
     }
 
@@ -154,6 +161,7 @@ impl Reconciler {
         self.shared.regions.wake(now);
         self.v4.actual.wake(now);
         self.v6.actual.wake(now);
+        self.verify_if_due(maps, now);
         let touched = self.store.take_touched();
         self.update_node(touched.node);
         self.update_service_cidrs(touched.service_cidrs);
@@ -161,13 +169,15 @@ impl Reconciler {
         if self.store.is_synced() {
             services.extend(self.store.take_touched().services);
             self.update_services(services);
+            self.sift_restored(now);
+            self.is_node_touched |= self.v4.desired.cover().take_changed();
+            self.is_node_touched |= self.v6.desired.cover().take_changed();
         } else {
             self.store.touch(services);
         }
         let mut report = Report::default();
         self.write_node(maps, &mut report);
         if self.store.is_synced() {
-            self.sift_restored(now);
             report.add(self.v4.reconcile(maps, &mut self.shared, now));
             report.add(self.v6.reconcile(maps, &mut self.shared, now));
         }
@@ -177,11 +187,11 @@ impl Reconciler {
 
     /// When [`Reconciler::reconcile`] should be called even if nothing happens: something that
     /// failed is due, or something that waits for room may find it, or what was restored may be
-    /// compared.
+    /// compared, or everything is.
     pub fn next_wakeup(&self) -> Option<Instant> {
         let calm = self.doubt.next_wake();
         let Some(retry) = self.retry.at else {
-            return calm;
+            return calm.into_iter().chain(self.verify_at).min();
         };
         let resting = [
             self.shared.regions.next_wake(),
@@ -190,6 +200,7 @@ impl Reconciler {
             self.v6.actual.frontend_ids.next_wake(),
             self.v6.actual.backend_ids.next_wake(),
             calm,
+            self.verify_at,
         ];
         resting.into_iter().flatten().chain([retry]).min()
     }
@@ -234,6 +245,7 @@ impl Reconciler {
         self.v6.sift_restored(doubt, &self.store);
         if self.v4.kept.is_empty() && self.v6.kept.is_empty() {
             self.doubt = SettledDoubt::default();
+            self.is_node_touched = true;
         }
     }
 }
@@ -256,6 +268,9 @@ impl<A: IpFamily> Family<A> {
         now: Instant,
     ) -> Outcome<A> {
         let touched = std::mem::take(&mut self.pending);
+        for (name, text) in status::collisions(self, touched.ports.iter()) {
+            tracing::warn!(service_port = %name, text, "frontend is asked for twice");
+        }
         let plan = diff(&touched, &self.desired, &self.actual, &shared.port_filter);
         let outcome = apply(plan, maps, &mut self.actual, shared, now);
         self.pending = outcome.pending();
@@ -269,6 +284,12 @@ impl<A: IpFamily> Family<A> {
             self.obstacles.insert(name.clone(), obstacle.clone());
         }
         outcome
+    }
+
+    /// Replaces what the maps are believed to hold by what they hold.
+    fn replace_actual(&mut self, actual: ActualState<A>) {
+        let known = std::mem::replace(&mut self.actual, actual);
+        self.actual.rest_like(known);
     }
 
     fn take_restored(&mut self) {

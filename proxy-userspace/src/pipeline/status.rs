@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use proxy_common::{BackendState, FrontendKind};
 
-use crate::family::IpFamily;
+use crate::family::{IpFamily, frontend_text};
 use crate::objects::ObjectName;
 use crate::pipeline::apply::Obstacle;
 use crate::pipeline::desired::{ServicePortName, TrafficPolicy};
@@ -87,6 +87,14 @@ impl Reconciler {
         &self.problems
     }
 
+    /// Frontends that a service port asks for and another one serves (S-034): the one that lost,
+    /// and what happened.
+    pub fn collisions(&self) -> Vec<(Arc<ServicePortName>, String)> {
+        let mut all = collisions(&self.v4, self.v4.desired.ports().keys());
+        all.extend(collisions(&self.v6, self.v6.desired.ports().keys()));
+        all
+    }
+
     /// Frontends from before a restart whose Service is not known, while objects are rejected that
     /// may be it: address, port and IP protocol.
     pub fn kept_frontends(&self) -> Vec<(SocketAddr, u8)> {
@@ -99,6 +107,23 @@ impl Reconciler {
     pub fn node(&self) -> &crate::pipeline::desired::node::NodeFacts {
         &self.node
     }
+}
+
+/// The frontends that some of the service ports of a family lost to others.
+pub(super) fn collisions<'a, A: IpFamily>(
+    family: &Family<A>,
+    names: impl Iterator<Item = &'a Arc<ServicePortName>>,
+) -> Vec<(Arc<ServicePortName>, String)> {
+    let ports = names.filter_map(|name| Some((name, family.desired.ports().get(name)?)));
+    let claims = ports.flat_map(|(name, port)| port.frontends.iter().map(move |f| (name, f)));
+    let lost = claims.filter_map(|(name, frontend)| {
+        let owner = family.desired.owner(&frontend.key)?;
+        (owner != name).then(|| {
+            let text = frontend_text(&frontend.key);
+            (name.clone(), format!("{text} is served by {owner}"))
+        })
+    });
+    lost.collect()
 }
 
 fn kept<A: IpFamily>(family: &Family<A>) -> Vec<(SocketAddr, u8)> {

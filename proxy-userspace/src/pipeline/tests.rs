@@ -24,6 +24,8 @@ const CAPACITY: Capacity = Capacity {
     slots: 512,
 };
 
+#[path = "rules_tests.rs"]
+mod by_rule;
 #[path = "restart_tests.rs"]
 mod restart;
 
@@ -406,7 +408,7 @@ fn ids_stay_over_a_restart() {
 
 #[test]
 fn cold_start_with_many_services_is_linear() {
-    rules(&["S-010"]);
+    rules(&["S-006", "S-010"]);
     let capacity = Capacity {
         frontends: 1 << 16,
         backends: 1 << 18,
@@ -423,7 +425,7 @@ fn cold_start_with_many_services_is_linear() {
             .collect();
         events.push(applied_slice(slice(&name, &name, pods, 8080)));
     }
-    tell(&mut world.agent, events);
+    tell(&mut world.agent, events.clone());
     let report = world.agent.reconcile(&mut world.maps, world.now);
     // CONFIG, two words of PORT_FILTER; per Service: ten backends, a region, a frontend, its word,
     // its id and its ClusterIP.
@@ -432,6 +434,7 @@ fn cold_start_with_many_services_is_linear() {
         world.agent.reconcile(&mut world.maps, world.now),
         Report::default()
     );
+    assert_eq!(world.tell(events), Report::default(), "delivered again");
     let removed = slice("s7", "s7", vec![endpoint("10.0.0.7")], 8080);
     // The region, its word, nine backends.
     assert_eq!(world.tell([applied_slice(removed)]).writes, 2 + 9);

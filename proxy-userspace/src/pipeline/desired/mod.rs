@@ -1,6 +1,7 @@
 //! Stage 3: what the maps should hold. Pure: objects and settings in, values out. Only Services
 //! touched since the last reconcile are computed anew.
 
+pub mod cover;
 pub mod endpoints;
 pub mod node;
 pub mod service;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use proxy_common::node::cluster_ip;
 use proxy_common::{BackendState, FrontendKey, FrontendKind};
 
+use self::cover::Cover;
 use crate::family::{Endpoint, IpFamily, Prefix, protocol_name};
 use crate::objects::ObjectName;
 
@@ -136,6 +138,7 @@ pub struct DesiredState<A: IpFamily> {
     services: BTreeMap<ObjectName, (Vec<Arc<ServicePortName>>, A)>,
     claims: HashMap<FrontendKey<A>, BTreeSet<Claim>>,
     prefixes: HashMap<Prefix<A>, PrefixUsers>,
+    cover: Cover,
 }
 
 /// How many objects want a prefix in CLUSTER_IPS (S-079).
@@ -152,6 +155,7 @@ impl<A: IpFamily> Default for DesiredState<A> {
             services: BTreeMap::new(),
             claims: HashMap::new(),
             prefixes: HashMap::new(),
+            cover: Cover::default(),
         }
     }
 }
@@ -172,10 +176,15 @@ impl<A: IpFamily> DesiredState<A> {
         let known_ip = known.as_ref().map(|(_, addr)| *addr);
         if known_ip != cluster_ip {
             if let Some(addr) = known_ip {
-                self.count_prefix(Prefix::host(addr), |users| users.cluster_ips -= 1, touched);
+                let users =
+                    self.count_prefix(Prefix::host(addr), |users| users.cluster_ips -= 1, touched);
+                if users.cluster_ips == 0 {
+                    self.cover.remove_address(addr.to_ip());
+                }
             }
             if let Some(addr) = cluster_ip {
                 self.count_prefix(Prefix::host(addr), |users| users.cluster_ips += 1, touched);
+                self.cover.add_address(addr.to_ip());
             }
         }
         if let Some(addr) = cluster_ip {
@@ -194,11 +203,18 @@ impl<A: IpFamily> DesiredState<A> {
     /// A ServiceCIDR came.
     pub fn add_service_cidr(&mut self, prefix: Prefix<A>, touched: &mut TouchedPorts<A>) {
         self.count_prefix(prefix, |users| users.service_cidrs += 1, touched);
+        self.cover_anew();
     }
 
     /// A ServiceCIDR went.
     pub fn remove_service_cidr(&mut self, prefix: Prefix<A>, touched: &mut TouchedPorts<A>) {
         self.count_prefix(prefix, |users| users.service_cidrs -= 1, touched);
+        self.cover_anew();
+    }
+
+    /// What the datapath's filter must let through.
+    pub fn cover(&mut self) -> &mut Cover {
+        &mut self.cover
     }
 
     /// All service ports.
@@ -280,13 +296,28 @@ impl<A: IpFamily> DesiredState<A> {
         prefix: Prefix<A>,
         change: impl FnOnce(&mut PrefixUsers),
         touched: &mut TouchedPorts<A>,
-    ) {
+    ) -> PrefixUsers {
         let users = self.prefixes.entry(prefix).or_default();
         change(users);
-        if *users == PrefixUsers::default() {
+        let users = *users;
+        if users == PrefixUsers::default() {
             self.prefixes.remove(&prefix);
         }
         touched.prefixes.insert(prefix);
+        users
+    }
+
+    fn cover_anew(&mut self) {
+        let used = |users: fn(&PrefixUsers) -> u32| {
+            let all = self.prefixes.iter();
+            all.filter(move |(_, found)| users(found) > 0)
+                .map(|(prefix, _)| prefix)
+        };
+        let cidrs = used(|users| users.service_cidrs);
+        let cidrs = cidrs.filter_map(Prefix::to_net).collect();
+        let addresses = used(|users| users.cluster_ips);
+        self.cover
+            .set_cidrs(cidrs, addresses.map(|prefix| prefix.addr.to_ip()));
     }
 }
 

@@ -9,6 +9,7 @@ use proxy_common::config::flags;
 use proxy_common::node::address_flags;
 use proxy_common::{ABI_VERSION, Cidr, Config, DetectLocal, FamilyConfig, SERVICE_CIDRS_MAX};
 
+use super::cover::cover;
 use crate::family::{IpFamily, config_cidr};
 use crate::ip_text::{parse_cidr, parse_ip};
 use crate::objects::Node;
@@ -118,8 +119,6 @@ pub fn addresses<A: IpFamily>(
 enum Accepted {
     /// All but loopback.
     All,
-    /// Those of real interfaces: nobody said which are primary.
-    Interfaces,
     /// Those inside.
     Nets(Vec<IpNet>),
 }
@@ -130,10 +129,6 @@ impl Accepted {
             [] => &[NodePortAddress::Primary],
             entries => entries,
         };
-        let wants_primary = entries.contains(&NodePortAddress::Primary);
-        if wants_primary && node.primaries.is_empty() {
-            return Self::Interfaces;
-        }
         let mut nets = Vec::new();
         for entry in entries {
             match entry {
@@ -147,7 +142,8 @@ impl Accepted {
                 NodePortAddress::Cidr(net) => nets.extend(Some(*net).filter(is_of_family::<A>)),
             }
         }
-        // S-119a: a family that nothing is said about accepts everything.
+        // S-119a: a family that nothing is said about accepts everything, also while the primary
+        // address is unknown.
         if nets.is_empty() || nets.iter().any(|net| net.prefix_len() == 0) {
             return Self::All;
         }
@@ -160,7 +156,6 @@ impl Accepted {
         }
         match self {
             Self::All => true,
-            Self::Interfaces => !address.is_on_loopback && !is_link_local(address.addr),
             Self::Nets(nets) => nets.iter().any(|net| net.contains(&address.addr)),
         }
     }
@@ -168,13 +163,6 @@ impl Accepted {
 
 fn is_of_family<A: IpFamily>(net: &IpNet) -> bool {
     A::from_ip(net.network()).is_some()
-}
-
-fn is_link_local(addr: IpAddr) -> bool {
-    match addr {
-        IpAddr::V4(addr) => addr.is_link_local(),
-        IpAddr::V6(addr) => addr.is_unicast_link_local(),
-    }
 }
 
 /// What `localhost` stands for (S-118).
@@ -187,7 +175,7 @@ fn loopback_nets() -> [IpNet; 2] {
     [v4, IpNet::from(v6)]
 }
 
-/// The value of CONFIG.
+/// The value of CONFIG; `service_cidrs` are covered where they are too many.
 pub fn config(settings: &Settings, node: &NodeFacts, service_cidrs: &[IpNet]) -> Config {
     let detect_local = match settings.detect_local {
         DetectLocalMode::None => DetectLocal::None,
@@ -218,8 +206,8 @@ pub fn config(settings: &Settings, node: &NodeFacts, service_cidrs: &[IpNet]) ->
 fn family_config<A: IpFamily>(pods: &[IpNet], service_cidrs: &[IpNet]) -> FamilyConfig<A> {
     let mut cidrs: [Cidr<A>; SERVICE_CIDRS_MAX] = Zeroable::zeroed();
     let of_family = service_cidrs.iter().filter(|net| is_of_family::<A>(net));
-    for (cidr, net) in cidrs.iter_mut().zip(of_family) {
-        *cidr = config_cidr(Some(net));
+    for (cidr, net) in cidrs.iter_mut().zip(cover(of_family.copied())) {
+        *cidr = config_cidr(Some(&net));
     }
     let pods = config_cidr(pods.iter().find(|net| is_of_family::<A>(net)));
     FamilyConfig {

@@ -171,25 +171,18 @@ fn port<A: IpFamily>(
 /// The ClusterIP of one family (S-021).
 fn cluster_ip<A: IpFamily>(service: &Service, problems: &mut Vec<String>) -> Option<A> {
     let spec = &service.spec;
-    let first = spec.cluster_ip.as_deref().filter(|text| !text.is_empty());
-    let first = first.or(spec.cluster_ips.first().map(String::as_str))?;
+    let first = spec.cluster_ip.as_deref().unwrap_or_default();
     if first.is_empty() || first == "None" {
         return None;
     }
     let text = match spec.ip_families.iter().position(|family| family == A::NAME) {
-        Some(index) if index < spec.cluster_ips.len() => Some(spec.cluster_ips[index].as_str()),
-        Some(_) => None,
-        None if spec.ip_families.is_empty() => {
-            let mut all = spec.cluster_ips.iter().map(String::as_str).chain([first]);
-            all.find(|text| parse_ip(text).and_then(A::from_ip).is_some())
-        }
-        None => None,
+        Some(index) if index < spec.cluster_ips.len() => spec.cluster_ips[index].as_str(),
+        // The only family, with the address in the older field alone.
+        Some(0) if spec.ip_families.len() == 1 => first,
+        Some(_) => return None,
+        None if spec.ip_families.is_empty() => first,
+        None => return None,
     };
-    // A single ClusterIP may stand in `clusterIP` only, in old objects.
-    let text = text.or((spec.cluster_ips.is_empty()
-        && spec.ip_families.len() == 1
-        && spec.ip_families[0] == A::NAME)
-        .then_some(first))?;
     usable([text].into_iter(), "spec.clusterIPs", problems).pop()
 }
 

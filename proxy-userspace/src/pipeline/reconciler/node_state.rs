@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use proxy_common::Config;
 
 use super::{Reconciler, Report};
-use crate::family::IpFamily;
+use crate::family::{IpFamily, config_net};
 use crate::ip_text::parse_cidr;
 use crate::maps::{FamilyMaps, Maps};
 use crate::objects::{Kind, ObjectName};
@@ -89,20 +89,25 @@ impl Reconciler {
         self.is_node_touched = report.failed + report.full > before;
     }
 
-    /// CONFIG as it should be; restored ServiceCIDRs stay until they are listed.
-    fn config(&self) -> Config {
-        let mut nets: Vec<IpNet> = self.service_cidrs.values().flatten().copied().collect();
-        nets.sort();
-        nets.dedup();
-        let mut config = node::config(&self.settings, &self.node, &nets);
-        if let Some(known) = &self.shared.config
-            && !self.store.is_listed(Kind::ServiceCidr)
-        {
-            config.v4.service_cidrs = known.v4.service_cidrs;
-            config.v6.service_cidrs = known.v6.service_cidrs;
+    /// CONFIG as it should be. What it covers of restored addresses stays until these are compared
+    /// and ServiceCIDRs are listed.
+    fn config(&mut self) -> Config {
+        let mut nets: Vec<IpNet> = self.v4.desired.cover().nets().collect();
+        nets.extend(self.v6.desired.cover().nets());
+        let is_kept =
+            !self.has_taken_restored || !self.v4.kept.is_empty() || !self.v6.kept.is_empty();
+        if is_kept || !self.store.is_listed(Kind::ServiceCidr) {
+            let known = self.shared.config.iter();
+            nets.extend(known.flat_map(restored_nets));
         }
-        config
+        node::config(&self.settings, &self.node, &nets)
     }
+}
+
+/// What a CONFIG covers.
+fn restored_nets(config: &Config) -> impl Iterator<Item = IpNet> {
+    let v4 = config.v4.service_cidrs.iter().filter_map(config_net);
+    v4.chain(config.v6.service_cidrs.iter().filter_map(config_net))
 }
 
 /// Writes the difference in NODE_ADDRESSES, additions first.
