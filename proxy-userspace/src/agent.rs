@@ -1,5 +1,7 @@
 //! The agent: one closed loop. Everything that happens is an [`Event`]; one match decides.
 
+mod answers;
+mod health;
 pub mod socket;
 pub mod status;
 pub mod view;
@@ -7,14 +9,12 @@ pub mod view;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use proxy_common::{Addr4, Addr6};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use self::socket::{Question, Request};
-use self::status::{AgentState, ProblemView, RejectedView, Status};
-use self::view::FrontendView;
+use self::health::{HealthError, HealthSide};
+use self::socket::Request;
 use crate::config::AgentOptions;
 use crate::datapath::catalog::MapSizes;
 use crate::datapath::interfaces::{self, Detect, Rules};
@@ -22,9 +22,8 @@ use crate::datapath::maps::KernelMaps;
 use crate::datapath::netlink::{Changes, NetlinkError, Reader};
 use crate::datapath::{Datapath, DatapathError, DatapathOptions, TcChoice, environment, load};
 use crate::error_chain;
-use crate::family::protocol_name;
+use crate::events::{Events, Note, Regarding, Severity};
 use crate::objects::ObjectEvent;
-use crate::pipeline::apply::Obstacle;
 use crate::pipeline::watch::{self, WatchError};
 use crate::pipeline::{LocalAddress, Reconciler, Report};
 use crate::settings::{Settings, SocketLb};
@@ -49,6 +48,9 @@ pub enum AgentError {
     /// Interfaces could not be read.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    /// A server of this node.
+    #[error(transparent)]
+    Health(#[from] HealthError),
     /// The source of objects ended by itself.
     #[error("the source of objects ended")]
     SourceEnded,
@@ -126,7 +128,8 @@ struct Agent {
     changes: Changes,
     last_read: Instant,
     next_read: Instant,
-    requests: Option<mpsc::Receiver<Request>>,
+    requests: mpsc::Receiver<Request>,
+    health: HealthSide,
     terminate: Signal,
     interrupt: Signal,
 }
@@ -140,36 +143,44 @@ impl Agent {
         let terminate = signal(SignalKind::terminate()).map_err(&signals)?;
         let interrupt = signal(SignalKind::interrupt()).map_err(signals)?;
         let datapath_options = datapath_options(&options, &run_options);
+        let clients = watch::clients(&options.source).await?;
         // Started first, so that a source that cannot be watched leaves the machine untouched;
         // what it tells waits in its queue.
-        let objects = watch::start(options.source, options.selection).await?;
+        let objects = watch::start(options.source.clone(), options.selection.clone()).await?;
         let (mut datapath, mut maps) = Datapath::load(&datapath_options)?;
         let jiffies = datapath.programs().get(load::JIFFIES);
         let settings = Settings {
             hz: environment::measure_hz(jiffies).map_err(machine("measuring the clock"))?,
             host_netns_cookie: environment::netns_cookie(),
-            ..options.settings
+            ..options.settings.clone()
         };
         environment::prepare(&settings.snat_ports);
         // Subscribed before the first reading, so that nothing is missed between the two.
         let changes = Changes::subscribe()?;
         let reader = Reader::open()?;
         let rules = Rules {
-            globs: options.interfaces,
+            globs: options.interfaces.clone(),
             detect: Detect::from(&settings.detect_local),
         };
         let snapshot = reader.snapshot().await?;
         datapath.start_interfaces(&mut maps, interfaces::plan(&snapshot, &rules));
         datapath.attach_sockets()?;
         let has_socket_lb = settings.socket_lb != SocketLb::Off;
+        let node_name = settings.node_name.clone();
+        let events = Events::to_servers(clients, node_name.clone());
+        let (asked, requests) = mpsc::channel(socket::QUEUED_MAX);
+        listen(&datapath, asked.clone());
+        let health = HealthSide::start(&options, asked, &events)?;
+        events.publish(starting());
         let now = Instant::now();
         let mut agent = Self {
-            node_name: settings.node_name.clone(),
+            node_name,
             rules,
             ready_file: run_options.ready_file,
             has_socket_lb,
             reconciler: Reconciler::restore(settings, &maps),
-            requests: requests(&datapath),
+            requests,
+            health,
             datapath,
             maps,
             is_ready: false,
@@ -196,13 +207,14 @@ impl Agent {
             _ = self.interrupt.recv() => Event::Stop,
             () = sleep_until(self.next_read) => Event::ReadInterfaces,
             changed = self.changes.next() => Event::Interfaces(changed),
-            Some(request) = asked(&mut self.requests) => Event::Asked(request),
+            Some(request) = self.requests.recv() => Event::Asked(request),
             () = at(wakeup) => Event::Wakeup,
             _ = self.objects.recv_many(&mut self.batch, BATCH_MAX) => Event::Objects,
         }
     }
 
     fn take_objects(&mut self) {
+        self.health.take_objects(&self.batch);
         for event in self.batch.drain(..) {
             self.reconciler.handle(event);
         }
@@ -213,6 +225,7 @@ impl Agent {
     fn reconcile(&mut self) {
         let now = std::time::Instant::now();
         let report = self.reconciler.reconcile(&mut self.maps, now);
+        self.health.reconciled(&self.reconciler, now.elapsed());
         if report != Report::default() {
             let Report {
                 writes,
@@ -260,70 +273,16 @@ impl Agent {
         self.reconciler.set_local_addresses(addresses);
         self.reconcile();
     }
+}
 
-    fn answer(&self, request: Request) {
-        let text = match request.question {
-            Question::Status => serde_json::to_string(&self.status()),
-            Question::Services => serde_json::to_string(&self.frontends()),
-        };
-        // Neither can fail: both are plain data. The asker may have left.
-        let _ = request.answer.send(text.unwrap_or_default());
-    }
-
-    fn status(&self) -> Status {
-        Status {
-            agent: AgentState::Running,
-            synced: self.is_ready,
-            node: self.node_name.clone(),
-            tc: Some(self.datapath.mode().to_string()),
-            socket_lb: self.has_socket_lb,
-            interfaces: self.datapath.interface_status(),
-            rejected: self.rejected(),
-            problems: self.problems(),
-            ..Status::of_maps(&self.maps, self.datapath.features().clone())
-        }
-    }
-
-    fn rejected(&self) -> Vec<RejectedView> {
-        let rejections = self.reconciler.rejections().map(|rejection| RejectedView {
-            place: rejection.place.clone(),
-            error: rejection.error.clone(),
-        });
-        rejections.collect()
-    }
-
-    /// Entries that were left out, service ports that found no room, and what a restart keeps.
-    fn problems(&self) -> Vec<ProblemView> {
-        let entries = self.reconciler.problems().iter();
-        let mut all: Vec<_> = entries
-            .flat_map(|(service, texts)| texts.iter().map(move |text| (service, text.clone())))
-            .map(|(service, problem)| ProblemView {
-                service: format!("{}/{}", service.namespace, service.name),
-                problem,
-            })
-            .collect();
-        for port in self.reconciler.service_ports() {
-            if let Some(obstacle) = port.obstacle {
-                all.push(ProblemView {
-                    service: port.name.to_string(),
-                    problem: obstacle.to_string(),
-                });
-            }
-        }
-        let kept = self.reconciler.kept_frontends();
-        all.extend(kept.into_iter().map(|(addr, protocol)| ProblemView {
-            service: format!("{addr}/{}", protocol_name(protocol)),
-            problem: format!("no known Service; {}", Obstacle::Kept),
-        }));
-        all
-    }
-
-    fn frontends(&self) -> Vec<FrontendView> {
-        let owners = view::owners(&self.reconciler.service_ports());
-        let mut all = view::frontends::<Addr4>(&self.maps, &owners);
-        all.extend(view::frontends::<Addr6>(&self.maps, &owners));
-        all.sort();
-        all
+/// S-162.
+fn starting() -> Note {
+    Note {
+        regarding: Regarding::Node,
+        severity: Severity::Normal,
+        reason: "Starting",
+        action: "StartShunt",
+        text: format!("shunt {} serves Services", env!("CARGO_PKG_VERSION")),
     }
 }
 
@@ -342,17 +301,10 @@ fn datapath_options(options: &AgentOptions, run_options: &RunOptions) -> Datapat
 }
 
 /// Without its socket the agent works, but cannot be asked.
-fn requests(datapath: &Datapath) -> Option<mpsc::Receiver<Request>> {
-    let listening = socket::path(datapath.pins()).and_then(|path| socket::listen(&path));
-    listening
-        .inspect_err(|error| tracing::warn!(%error, "no socket: `shunt status` reads the pins"))
-        .ok()
-}
-
-async fn asked(requests: &mut Option<mpsc::Receiver<Request>>) -> Option<Request> {
-    match requests {
-        Some(requests) => requests.recv().await,
-        None => std::future::pending().await,
+fn listen(datapath: &Datapath, sender: mpsc::Sender<Request>) {
+    let listening = socket::path(datapath.pins()).and_then(|path| socket::listen(&path, sender));
+    if let Err(error) = listening {
+        tracing::warn!(%error, "no socket: `shunt status` reads the pins");
     }
 }
 

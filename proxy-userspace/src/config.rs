@@ -1,6 +1,7 @@
 //! The agent's options: what the command line says, then what the configuration file says, then
 //! the defaults (S-190).
 
+mod effective;
 pub mod file;
 pub mod given;
 pub mod text;
@@ -13,6 +14,7 @@ use proxy_common::config::Timeouts;
 
 pub use given::{DetectMode, Given, LogFormat};
 
+use crate::health::BindFailure;
 use crate::ip_text::{parse_cidr, parse_ip};
 use crate::pipeline::watch::{ApiSource, Selection, Source};
 use crate::settings::{DetectLocalMode, NodePortAddress, Settings};
@@ -46,6 +48,10 @@ pub struct AgentOptions {
     pub healthz: Option<SocketAddr>,
     /// Where /metrics is served.
     pub metrics: Option<SocketAddr>,
+    /// What becomes of the two addresses when they are taken.
+    pub bind_failure: BindFailure,
+    /// The options in force, as the status server tells them: JSON.
+    pub configz: String,
     /// Time until a failed update is tried again.
     pub sync_period: Duration,
     /// Least time between updates.
@@ -143,6 +149,11 @@ pub fn resolve(given: Given, machine: &Machine) -> Result<AgentOptions, ConfigEr
         Some(IpAddr::V6(_)) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
         Some(IpAddr::V4(_)) | None => IpAddr::from(Ipv4Addr::UNSPECIFIED),
     };
+    let configz = effective::configz(&given, machine);
+    let bind_failure = match given.bind_address_hard_fail {
+        Some(true) => BindFailure::Fatal,
+        Some(false) | None => BindFailure::Retry,
+    };
     let mut warnings = Vec::new();
     let (sync_period, min_sync_period) = sync_periods(&given)?;
     let max_flows = given.max_flows.unwrap_or(proxy_common::FLOWS_DEFAULT);
@@ -170,6 +181,8 @@ pub fn resolve(given: Given, machine: &Machine) -> Result<AgentOptions, ConfigEr
             }
             None => Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), METRICS_PORT)),
         },
+        bind_failure,
+        configz,
         log_level: log_level(&given),
         source: source(&given)?,
         selection: Selection {

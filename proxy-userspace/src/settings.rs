@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use clap::ValueEnum;
 use ipnet::IpNet;
 use proxy_common::config::Timeouts;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Bit of `skb->mark` that redirected packets carry by default: outside of what kube-proxy
 /// (bits 14 and 15) and Calico (the upper half) use.
@@ -85,7 +85,7 @@ pub enum NodePortAddress {
 }
 
 /// `--masquerade`.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Masquerade {
     /// Only where replies would not come back by this node (P-4).
@@ -110,7 +110,7 @@ pub enum DetectLocalMode {
 }
 
 /// What becomes of `spec.externalIPs`.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ExternalIps {
     /// They are frontends.
@@ -120,7 +120,7 @@ pub enum ExternalIps {
 }
 
 /// `--socket-lb`.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SocketLb {
     /// All sockets below the cgroup.
@@ -132,7 +132,7 @@ pub enum SocketLb {
 }
 
 /// `--socket-udp`.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SocketUdp {
     /// Only unconnected ones.

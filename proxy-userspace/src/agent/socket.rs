@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest question in bytes.
 const QUESTION_MAX: u64 = 64;
 /// Questions that may wait for the agent's loop.
-const QUEUED_MAX: usize = 16;
+pub const QUEUED_MAX: usize = 16;
 
 /// What can be asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,6 +28,8 @@ pub enum Question {
     Status,
     /// All frontends.
     Services,
+    /// Metrics in Prometheus' text format.
+    Metrics,
 }
 
 impl Question {
@@ -35,11 +37,12 @@ impl Question {
         match self {
             Self::Status => "status",
             Self::Services => "services",
+            Self::Metrics => "metrics",
         }
     }
 
     fn from_word(word: &str) -> Option<Self> {
-        [Self::Status, Self::Services]
+        [Self::Status, Self::Services, Self::Metrics]
             .into_iter()
             .find(|question| question.word() == word)
     }
@@ -61,13 +64,12 @@ pub fn path(pins: &Pins) -> io::Result<PathBuf> {
 
 /// Listens at `path`, in place of a socket that a dead agent left. The caller holds the lock of
 /// the pins that the path follows from, so no living agent listens there.
-pub fn listen(path: &Path) -> io::Result<mpsc::Receiver<Request>> {
+pub fn listen(path: &Path, sender: mpsc::Sender<Request>) -> io::Result<()> {
     let _ = fs::remove_file(path);
     let listener = UnixListener::bind(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    let (sender, receiver) = mpsc::channel(QUEUED_MAX);
     tokio::spawn(accept(listener, sender));
-    Ok(receiver)
+    Ok(())
 }
 
 async fn accept(listener: UnixListener, sender: mpsc::Sender<Request>) {

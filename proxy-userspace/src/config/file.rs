@@ -25,7 +25,7 @@ pub struct FileConfig {
 /// apiVersion of KubeProxyConfiguration.
 const KUBE_PROXY_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
 /// apiVersion of ShuntConfiguration.
-const SHUNT_VERSION: &str = "shunt/v1alpha1";
+pub const SHUNT_VERSION: &str = "shunt/v1alpha1";
 
 /// Reads the file at `path`. `cpus`: the machine's, for limits given per CPU.
 pub fn read(path: &Path, cpus: u32) -> Result<FileConfig, ConfigError> {
@@ -170,6 +170,7 @@ impl Reader<'_> {
             bind_address: text_given(config.bind_address),
             healthz_bind_address: text_given(config.healthz_bind_address),
             metrics_bind_address: text_given(config.metrics_bind_address),
+            bind_address_hard_fail: config.bind_address_hard_fail,
             sync_period: duration_given(config.sync_period.or(table.sync_period)),
             min_sync_period: duration_given(config.min_sync_period.or(table.min_sync_period)),
             verbosity: logging.verbosity.filter(|level| *level > 0),
@@ -221,8 +222,7 @@ struct KubeProxyConfiguration {
     sync_period: Option<String>,
     min_sync_period: Option<String>,
     logging: Logging,
-    #[serde(rename = "bindAddressHardFail")]
-    _bind_address_hard_fail: Anything,
+    bind_address_hard_fail: Option<bool>,
     #[serde(rename = "enableProfiling")]
     _enable_profiling: Anything,
     #[serde(rename = "showHiddenMetricsForVersion")]

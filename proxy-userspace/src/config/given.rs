@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::settings::{ExternalIps, Masquerade, SocketLb, SocketUdp};
 
 /// Everything that can be given; `None` is "not given". A flag `--max-flows` is the key `maxFlows`.
-#[derive(Args, Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[derive(Args, Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Given {
     /// Read the objects from these files and folders instead of an API server
@@ -99,6 +99,9 @@ pub struct Given {
     /// Where /metrics is served; empty: nowhere [default: 127.0.0.1:10249]
     #[arg(long, value_name = "IP:PORT")]
     pub metrics_bind_address: Option<String>,
+    /// End where one of these two addresses is taken, instead of trying again
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub bind_address_hard_fail: Option<bool>,
     /// A failed update is tried again after this time [default: 30s]
     #[arg(long, alias = "iptables-sync-period", value_name = "DURATION")]
     pub sync_period: Option<String>,
@@ -117,7 +120,7 @@ pub struct Given {
 }
 
 /// Form of the log.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// For people.
@@ -128,7 +131,7 @@ pub enum LogFormat {
 }
 
 /// `detectLocalMode` (S-083), spelt as kube-proxy spells it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum DetectMode {
     /// By the pod CIDR of the cluster.
     #[default]
@@ -197,6 +200,7 @@ impl Given {
             bind_address: self.bind_address.or(other.bind_address),
             healthz_bind_address: self.healthz_bind_address.or(other.healthz_bind_address),
             metrics_bind_address: self.metrics_bind_address.or(other.metrics_bind_address),
+            bind_address_hard_fail: self.bind_address_hard_fail.or(other.bind_address_hard_fail),
             sync_period: self.sync_period.or(other.sync_period),
             min_sync_period: self.min_sync_period.or(other.min_sync_period),
             // One question in two spellings: a level given here hides a filter given there.

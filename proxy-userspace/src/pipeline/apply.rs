@@ -81,6 +81,11 @@ pub fn apply<A: IpFamily, M: Maps + FamilyMaps<A>>(
 }
 
 impl<A: IpFamily> Outcome<A> {
+    /// True if nothing of the Plan is left.
+    pub fn is_complete(&self) -> bool {
+        self.obstacles.is_empty() && self.prefixes.is_empty()
+    }
+
     /// What must be compared again.
     pub fn pending(&self) -> TouchedPorts<A> {
         TouchedPorts {

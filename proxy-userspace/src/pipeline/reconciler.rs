@@ -1,6 +1,7 @@
 //! The stages behind the watch, called in order. No I/O but the writes to the given maps; time is
 //! an argument.
 
+mod health;
 mod kept;
 mod node_state;
 mod verify;
@@ -13,6 +14,8 @@ use ipnet::IpNet;
 use proxy_common::node::cluster_ip;
 use proxy_common::{Addr4, Addr6};
 
+pub use self::health::FamilySync;
+use self::health::HealthChecks;
 #[cfg(test)]
 pub(in crate::pipeline) use self::kept::CALM;
 use self::kept::{Kept, SettledDoubt};
@@ -52,6 +55,7 @@ pub struct Reconciler {
     pub(super) v6: Family<Addr6>,
     /// Entries that had to be left out, by Service.
     pub(super) problems: BTreeMap<ObjectName, Vec<String>>,
+    health_checks: HealthChecks,
     has_taken_restored: bool,
     doubt: SettledDoubt,
     retry: Retry,
@@ -67,6 +71,7 @@ pub(super) struct Family<A: IpFamily> {
     pending: TouchedPorts<A>,
     pub(super) kept: Kept<A>,
     pub(super) obstacles: BTreeMap<Arc<ServicePortName>, Obstacle>,
+    sync: FamilySync,
 }
 
 /// When to try again without being asked.
@@ -123,6 +128,7 @@ impl Reconciler {
             v4: Family::new(v4),
             v6: Family::new(v6),
             problems: BTreeMap::new(),
+            health_checks: HealthChecks::default(),
             has_taken_restored: false,
             doubt: SettledDoubt::default(),
             retry: Retry::default(),
@@ -218,6 +224,8 @@ impl Reconciler {
                 .and_then(|found| service::desired(found, slices.clone(), context, &mut problems));
             let v6 =
                 service.and_then(|found| service::desired(found, slices, context, &mut problems));
+            self.health_checks
+                .update(&name, service, v4.as_ref(), v6.as_ref());
             self.v4
                 .desired
                 .update_service(&name, v4, &mut self.v4.pending);
@@ -258,6 +266,7 @@ impl<A: IpFamily> Family<A> {
             pending: TouchedPorts::default(),
             kept: Kept::new(),
             obstacles: BTreeMap::new(),
+            sync: FamilySync::default(),
         }
     }
 
@@ -271,9 +280,11 @@ impl<A: IpFamily> Family<A> {
         for (name, text) in status::collisions(self, touched.ports.iter()) {
             tracing::warn!(service_port = %name, text, "frontend is asked for twice");
         }
+        let is_touched = !touched.ports.is_empty() || !touched.prefixes.is_empty();
         let plan = diff(&touched, &self.desired, &self.actual, &shared.port_filter);
         let outcome = apply(plan, maps, &mut self.actual, shared, now);
         self.pending = outcome.pending();
+        self.sync.note(is_touched, outcome.is_complete());
         for name in &touched.ports {
             self.obstacles.remove(name);
         }

@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::objects::{EndpointSlice, Kind, Node, Object, ObjectEvent, ObjectName, Service};
+use crate::objects::{
+    EndpointSlice, Kind, Metadata, Node, Object, ObjectEvent, ObjectName, Service,
+};
 
 /// Names the Service of a slice (S-040).
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
@@ -19,6 +21,8 @@ pub struct Store {
     /// Names of the slices of each Service.
     slices_by_service: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
     node: Option<Node>,
+    /// It was deleted since it was last seen.
+    is_node_gone: bool,
     service_cidrs: BTreeMap<ObjectName, Vec<String>>,
     /// Lists in progress: what was seen in them.
     relists: BTreeMap<Kind, Relist>,
@@ -135,6 +139,11 @@ impl Store {
         self.node.as_ref()
     }
 
+    /// The own Node, unless it is deleted (S-145).
+    pub fn existing_node(&self) -> Option<&Node> {
+        self.node.as_ref().filter(|_| !self.is_node_gone)
+    }
+
     /// The CIDR texts of each ServiceCIDR.
     pub fn service_cidrs(&self) -> &BTreeMap<ObjectName, Vec<String>> {
         &self.service_cidrs
@@ -187,6 +196,7 @@ impl Store {
                     self.touched.node = true;
                 }
                 self.node = Some(node);
+                self.is_node_gone = false;
             }
             Object::ServiceCidr(cidr) => {
                 let old = self.service_cidrs.insert(name, cidr.spec.cidrs.clone());
@@ -271,7 +281,7 @@ impl Store {
                 self.unlink_slice(name);
                 self.slices.remove(name);
             }
-            Kind::Node => {}
+            Kind::Node => self.is_node_gone = true,
             Kind::ServiceCidr => {
                 self.touched.service_cidrs |= self.service_cidrs.remove(name).is_some();
             }
@@ -297,7 +307,11 @@ impl Store {
         let known: Vec<ObjectName> = match kind {
             Kind::Service => self.services.keys().cloned().collect(),
             Kind::EndpointSlice => self.slices.keys().cloned().collect(),
-            Kind::Node => Vec::new(),
+            Kind::Node => self
+                .node
+                .iter()
+                .map(|node| name_of(&node.metadata))
+                .collect(),
             Kind::ServiceCidr => self.service_cidrs.keys().cloned().collect(),
         };
         for name in known.iter().filter(|name| !relist.seen.contains(name)) {
@@ -337,7 +351,10 @@ impl Store {
 
 /// Namespace and name of a decoded object.
 fn object_name(object: &Object) -> ObjectName {
-    let metadata = object.metadata();
+    name_of(object.metadata())
+}
+
+fn name_of(metadata: &Metadata) -> ObjectName {
     ObjectName {
         namespace: metadata.namespace.clone(),
         name: metadata.name.clone(),

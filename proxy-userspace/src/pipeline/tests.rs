@@ -26,6 +26,8 @@ const CAPACITY: Capacity = Capacity {
 
 #[path = "rules_tests.rs"]
 mod by_rule;
+#[path = "health_tests.rs"]
+mod health;
 #[path = "restart_tests.rs"]
 mod restart;
 

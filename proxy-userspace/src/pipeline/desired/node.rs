@@ -1,6 +1,6 @@
 //! What depends on the node: its facts, NODE_ADDRESSES and CONFIG.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use bytemuck::Zeroable;
@@ -113,6 +113,23 @@ pub fn addresses<A: IpFamily>(
         *addresses.entry(addr).or_default() |= address_flags::OWN | node_port;
     }
     addresses
+}
+
+/// Where the health ports of one family listen (S-140): everywhere, or on the own addresses that
+/// `nodePortAddresses` names, loopback included where it is named.
+pub fn health_addresses<A: IpFamily>(
+    settings: &Settings,
+    node: &NodeFacts,
+    local: &[LocalAddress],
+) -> Vec<IpAddr> {
+    let Accepted::Nets(nets) = Accepted::of::<A>(settings, node) else {
+        return vec![A::UNSPECIFIED.to_ip()];
+    };
+    let own = local.iter().map(|address| address.addr);
+    let named = own.filter(|addr| nets.iter().any(|net| net.contains(addr)));
+    // A link-local address alone does not say which interface it is on.
+    let addresses: BTreeSet<IpAddr> = named.filter(|addr| !is_link_local(*addr)).collect();
+    addresses.into_iter().collect()
 }
 
 /// Which local addresses serve NodePorts.

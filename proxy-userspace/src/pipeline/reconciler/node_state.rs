@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use proxy_common::Config;
+use proxy_common::{Addr4, Addr6, Config};
 
 use super::{Reconciler, Report};
 use crate::family::{IpFamily, config_net};
@@ -86,6 +86,10 @@ impl Reconciler {
             &mut self.v6.actual,
             report,
         );
+        self.health_checks.listen([
+            node::health_addresses::<Addr4>(settings, node, local),
+            node::health_addresses::<Addr6>(settings, node, local),
+        ]);
         self.is_node_touched = report.failed + report.full > before;
     }
 

@@ -57,6 +57,12 @@ pub async fn spawn(
     Ok(())
 }
 
+/// A client of each server, in the order in which they are tried.
+pub async fn clients(source: &ApiSource) -> Result<Vec<Client>, WatchError> {
+    let servers = servers(source).await?;
+    Ok(servers.into_iter().map(|server| server.client).collect())
+}
+
 /// One API server.
 #[derive(Clone)]
 struct Server {

@@ -119,6 +119,14 @@ pub async fn start(
     Ok(receiver)
 }
 
+/// Clients of the API servers that objects come from; none for manifests.
+pub async fn clients(source: &Source) -> Result<Vec<::kube::Client>, WatchError> {
+    match source {
+        Source::Manifests(_) => Ok(Vec::new()),
+        Source::Api(source) => kube::clients(source).await,
+    }
+}
+
 /// True for an object that this node's agent must not see: what the API server leaves out by the
 /// selectors of the watch.
 pub fn hidden(object: &Object, selection: &Selection) -> bool {

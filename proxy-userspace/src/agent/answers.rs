@@ -1,0 +1,86 @@
+//! What the agent's loop answers when it is asked.
+
+use proxy_common::{Addr4, Addr6};
+
+use super::Agent;
+use super::socket::{Question, Request};
+use super::status::{AgentState, ProblemView, RejectedView, Status};
+use super::view::{self, FrontendView};
+use crate::family::protocol_name;
+use crate::pipeline::apply::Obstacle;
+
+impl Agent {
+    pub(super) fn answer(&self, request: Request) {
+        let text = match request.question {
+            Question::Status => serde_json::to_string(&self.status()),
+            Question::Services => serde_json::to_string(&self.frontends()),
+            Question::Metrics => Ok(self.metrics()),
+        };
+        // Neither can fail: both are plain data. The asker may have left.
+        let _ = request.answer.send(text.unwrap_or_default());
+    }
+
+    fn metrics(&self) -> String {
+        for (family, policy, count) in self.reconciler.no_local_endpoints() {
+            let metrics = self.health.metrics();
+            metrics.set_no_local_endpoints(family, policy, count);
+        }
+        self.health.metrics().text(&view::counters(&self.maps))
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            agent: AgentState::Running,
+            synced: self.is_ready,
+            node: self.node_name.clone(),
+            tc: Some(self.datapath.mode().to_string()),
+            socket_lb: self.has_socket_lb,
+            interfaces: self.datapath.interface_status(),
+            rejected: self.rejected(),
+            problems: self.problems(),
+            ..Status::of_maps(&self.maps, self.datapath.features().clone())
+        }
+    }
+
+    fn rejected(&self) -> Vec<RejectedView> {
+        let rejections = self.reconciler.rejections().map(|rejection| RejectedView {
+            place: rejection.place.clone(),
+            error: rejection.error.clone(),
+        });
+        rejections.collect()
+    }
+
+    /// Entries that were left out, service ports that found no room, and what a restart keeps.
+    fn problems(&self) -> Vec<ProblemView> {
+        let entries = self.reconciler.problems().iter();
+        let mut all: Vec<_> = entries
+            .flat_map(|(service, texts)| texts.iter().map(move |text| (service, text.clone())))
+            .map(|(service, problem)| ProblemView {
+                service: format!("{}/{}", service.namespace, service.name),
+                problem,
+            })
+            .collect();
+        for port in self.reconciler.service_ports() {
+            if let Some(obstacle) = port.obstacle {
+                all.push(ProblemView {
+                    service: port.name.to_string(),
+                    problem: obstacle.to_string(),
+                });
+            }
+        }
+        let kept = self.reconciler.kept_frontends();
+        all.extend(kept.into_iter().map(|(addr, protocol)| ProblemView {
+            service: format!("{addr}/{}", protocol_name(protocol)),
+            problem: format!("no known Service; {}", Obstacle::Kept),
+        }));
+        all
+    }
+
+    fn frontends(&self) -> Vec<FrontendView> {
+        let owners = view::owners(&self.reconciler.service_ports());
+        let mut all = view::frontends::<Addr4>(&self.maps, &owners);
+        all.extend(view::frontends::<Addr6>(&self.maps, &owners));
+        all.sort();
+        all
+    }
+}

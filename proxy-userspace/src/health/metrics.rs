@@ -1,0 +1,183 @@
+//! Metrics in kube-proxy's names where they mean the same (section 14 of the rules), and in our
+//! own where they do not.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use hyper::StatusCode;
+use jiff::Timestamp;
+use prometheus::{
+    GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
+    TextEncoder, exponential_buckets,
+};
+
+const NAMESPACE: &str = "kubeproxy";
+
+/// All metrics; a cheap handle.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Registry,
+    healthz: IntCounterVec,
+    livez: IntCounterVec,
+    no_local_endpoints: IntGaugeVec,
+    sync_duration: HistogramVec,
+    sync_last: GaugeVec,
+    sync_last_queued: GaugeVec,
+    endpoint_changes: IntCounter,
+    service_changes: IntCounter,
+}
+
+/// Which policy leaves a service port without a backend on this node (S-106, S-107).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum LocalPolicy {
+    /// internalTrafficPolicy.
+    Internal,
+    /// externalTrafficPolicy.
+    External,
+}
+
+impl LocalPolicy {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Internal => "internal",
+            Self::External => "external",
+        }
+    }
+}
+
+impl Metrics {
+    /// Registers everything.
+    pub fn new() -> prometheus::Result<Self> {
+        let family = &["ip_family"][..];
+        let metrics = Self {
+            registry: Registry::new(),
+            healthz: IntCounterVec::new(
+                named("proxy_healthz_total", "Answers of /healthz"),
+                &["code"],
+            )?,
+            livez: IntCounterVec::new(named("proxy_livez_total", "Answers of /livez"), &["code"])?,
+            no_local_endpoints: IntGaugeVec::new(
+                named(
+                    "sync_proxy_rules_no_local_endpoints_total",
+                    "Service ports whose policy Local drops traffic for want of an endpoint here",
+                ),
+                &["ip_family", "traffic_policy"],
+            )?,
+            sync_duration: HistogramVec::new(
+                HistogramOpts::from(named(
+                    "sync_proxy_rules_duration_seconds",
+                    "Time of one sync",
+                ))
+                .buckets(exponential_buckets(0.001, 2.0, 15)?),
+                family,
+            )?,
+            sync_last: GaugeVec::new(
+                named(
+                    "sync_proxy_rules_last_timestamp_seconds",
+                    "Last successful sync",
+                ),
+                family,
+            )?,
+            sync_last_queued: GaugeVec::new(
+                named(
+                    "sync_proxy_rules_last_queued_timestamp_seconds",
+                    "Last time that a sync was asked for",
+                ),
+                family,
+            )?,
+            endpoint_changes: IntCounter::with_opts(named(
+                "sync_proxy_rules_endpoint_changes_total",
+                "EndpointSlice events",
+            ))?,
+            service_changes: IntCounter::with_opts(named(
+                "sync_proxy_rules_service_changes_total",
+                "Service events",
+            ))?,
+        };
+        metrics.register()?;
+        Ok(metrics)
+    }
+
+    fn register(&self) -> prometheus::Result<()> {
+        self.registry.register(Box::new(self.healthz.clone()))?;
+        self.registry.register(Box::new(self.livez.clone()))?;
+        let gauge = self.no_local_endpoints.clone();
+        self.registry.register(Box::new(gauge))?;
+        self.registry
+            .register(Box::new(self.sync_duration.clone()))?;
+        self.registry.register(Box::new(self.sync_last.clone()))?;
+        let queued = self.sync_last_queued.clone();
+        self.registry.register(Box::new(queued))?;
+        let endpoints = self.endpoint_changes.clone();
+        self.registry.register(Box::new(endpoints))?;
+        self.registry
+            .register(Box::new(self.service_changes.clone()))
+    }
+
+    /// A probe of /healthz was answered.
+    pub fn healthz(&self, code: StatusCode) {
+        self.healthz.with_label_values(&[code.as_str()]).inc();
+    }
+
+    /// A probe of /livez was answered.
+    pub fn livez(&self, code: StatusCode) {
+        self.livez.with_label_values(&[code.as_str()]).inc();
+    }
+
+    /// Objects changed.
+    pub fn changed(&self, services: u64, slices: u64) {
+        self.service_changes.inc_by(services);
+        self.endpoint_changes.inc_by(slices);
+    }
+
+    /// An update of this family was asked for.
+    pub fn queued(&self, family: &str, now: Timestamp) {
+        let gauge = self.sync_last_queued.with_label_values(&[family]);
+        gauge.set(seconds(now));
+    }
+
+    /// An update of this family is complete.
+    pub fn synced(&self, family: &str, now: Timestamp, took: Duration) {
+        let durations = self.sync_duration.with_label_values(&[family]);
+        durations.observe(took.as_secs_f64());
+        self.sync_last
+            .with_label_values(&[family])
+            .set(seconds(now));
+    }
+
+    /// S-110: how many service ports drop traffic for want of a local endpoint.
+    pub fn set_no_local_endpoints(&self, family: &str, policy: LocalPolicy, count: i64) {
+        let labels = [family, policy.label()];
+        self.no_local_endpoints
+            .with_label_values(&labels)
+            .set(count);
+    }
+
+    /// Everything in Prometheus' text format, with the datapath's counters behind it.
+    pub fn text(&self, counters: &BTreeMap<String, u64>) -> String {
+        let encoded = TextEncoder::new().encode_to_string(&self.registry.gather());
+        let mut text = encoded.unwrap_or_else(|error| {
+            tracing::error!(%error, "metrics not encoded");
+            String::new()
+        });
+        text.push_str("# HELP shunt_datapath_events_total What the datapath counts\n");
+        text.push_str("# TYPE shunt_datapath_events_total counter\n");
+        for (event, count) in counters {
+            // Writing to a string cannot fail.
+            let _ = writeln!(
+                text,
+                "shunt_datapath_events_total{{event=\"{event}\"}} {count}"
+            );
+        }
+        text
+    }
+}
+
+fn named(name: &str, help: &str) -> Opts {
+    Opts::new(name, help).namespace(NAMESPACE)
+}
+
+fn seconds(time: Timestamp) -> f64 {
+    time.as_duration().as_secs_f64()
+}
