@@ -128,7 +128,8 @@ pub fn health_addresses<A: IpFamily>(
     let own = local.iter().map(|address| address.addr);
     let named = own.filter(|addr| nets.iter().any(|net| net.contains(addr)));
     // A link-local address alone does not say which interface it is on.
-    let addresses: BTreeSet<IpAddr> = named.filter(|addr| !is_link_local(*addr)).collect();
+    let needs_scope = |addr: &IpAddr| matches!(addr, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    let addresses: BTreeSet<IpAddr> = named.filter(|addr| !needs_scope(addr)).collect();
     addresses.into_iter().collect()
 }
 
