@@ -23,10 +23,25 @@ pub struct Backend<A: Address> {
 }
 pod!(Backend<A>, 16, 28);
 
+impl<A: Address> Backend<A> {
+    /// How often it has left both sets of its service port, modulo 32.
+    #[inline(always)]
+    pub const fn departures(&self) -> u8 {
+        self.flags >> flags::DEPARTURES_SHIFT
+    }
+}
+
 /// Bits of [`Backend::flags`].
 pub mod flags {
     /// The endpoint's node is this node (S-048).
-    pub const LOCAL: u8 = 1;
+    pub const LOCAL: u8 = 1 << 0;
+    /// In the Cluster set of a service port with affinity (S-103). Without affinity it is not set.
+    pub const IN_CLUSTER: u8 = 1 << 1;
+    /// In the Local set of a service port with affinity.
+    pub const IN_LOCAL: u8 = 1 << 2;
+    /// The bits above count how often the backend has left both sets, or affinity was switched off:
+    /// a binding made before counts for nothing when the backend comes back.
+    pub const DEPARTURES_SHIFT: u32 = 3;
 }
 
 /// State of a backend.

@@ -24,12 +24,14 @@ pub struct Config {
     pub detect_local: u32,
     /// Idle lifetimes, in seconds.
     pub timeouts: Timeouts,
+    /// Answers to refused packets that each CPU sends in a second (S-104); 0: no limit.
+    pub answers_per_sec: u32,
     /// What differs in IPv4.
     pub v4: FamilyConfig<Addr4>,
     /// What differs in IPv6.
     pub v6: FamilyConfig<Addr6>,
 }
-const _: () = assert!(size_of::<Config>() == 296);
+const _: () = assert!(size_of::<Config>() == 320);
 
 /// Bits of [`Config::flags`].
 pub mod flags {
@@ -96,8 +98,11 @@ pub struct FamilyConfig<A: Address> {
     /// Prefixes that cover every ServiceCIDR and ClusterIP: a superset (S-077, S-078). What an
     /// address inside is, CLUSTER_IPS says.
     pub service_cidrs: [Cidr<A>; SERVICE_CIDRS_MAX],
+    /// This node's primary address, or unspecified: the client of its own processes where their
+    /// source is not known yet (S-101).
+    pub primary: A,
 }
-pod!(FamilyConfig<A>, 60, 180);
+pod!(FamilyConfig<A>, 64, 196);
 
 /// A CIDR as network and mask.
 #[repr(C)]

@@ -179,6 +179,21 @@ pub struct AffinityKey<A: Address> {
 }
 pod!(AffinityKey<A>, 8, 20);
 
+impl<A: Address> AffinityKey<A> {
+    /// A 32-bit hash of this key and `salt`. With the backend's departures it is the entry's tag:
+    /// an LRU element may be reused for another key while a program reads it.
+    #[inline(always)]
+    pub fn hash(&self, salt: u32) -> u32 {
+        let client = self.client.words();
+        let mut hash = mix(0x9e37_79b9 ^ self.service_port, client[0].0);
+        if A::BITS > 32 {
+            hash = mix(hash, client[1].0 ^ client[2].0.rotate_left(7));
+            hash = mix(hash, client[3].0);
+        }
+        mix(hash, salt)
+    }
+}
+
 /// Value of AFFINITY.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
@@ -189,6 +204,8 @@ pub struct AffinityEntry {
     pub generation: u32,
     /// Last new flow, in seconds of the jiffies clock (S-102).
     pub last_used_secs: u32,
+    /// [`AffinityKey::hash`] of the entry's key and the backend's departures when it was bound.
+    pub tag: u32,
 }
 
 /// Key of FRAGMENTS: the datagram that a fragment belongs to (RFC 791, RFC 8200).

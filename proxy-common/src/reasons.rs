@@ -100,6 +100,7 @@ counters! {
     SocketSteppedAside = 50, "a frontend left to the packet path (S-200)";
     // Added later: numbers are append-only.
     SctpPortChange = 51, "SCTP with another target port: its CRC32c cannot be updated yet";
+    AnswerLimited = 52, "a refusal that was not answered: more of them than the limit (S-104)";
 }
 
 const _: () = {

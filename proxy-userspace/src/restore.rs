@@ -155,6 +155,8 @@ fn restore_backends<A: IpFamily, M: Maps + FamilyMaps<A>>(maps: &M, actual: &mut
             id,
             is_local,
             state,
+            sets: value.flags & (flags::IN_CLUSTER | flags::IN_LOCAL),
+            departures: value.departures(),
             generation: value.generation,
         };
         let port = port_by_id(actual, value.service_port);

@@ -9,7 +9,7 @@ use proxy_common::{
 };
 use proxy_ebpf::environment::{port_at, range_len};
 use proxy_ebpf::pipeline::frontend::Found;
-use proxy_ebpf::pipeline::select::{Part, pick};
+use proxy_ebpf::pipeline::select::{Part, Takers, pick};
 use proxy_ebpf::tables::host::HostTables;
 use proxy_ebpf::wire::checksum::{Delta, fold, replaced};
 use proxy_ebpf::{V4, V6};
@@ -55,7 +55,7 @@ fn spread<F: CaseFamily>(
             dport: Be16::new(PORT),
         };
         let hash = FlowKey::new(tuple, protocol).tag();
-        let (id, _) = pick(&tables, &found, Part::Cluster, hash).expect("a backend");
+        let (id, _) = pick(&tables, &found, Part::Cluster, hash, Takers::All).expect("a backend");
         *counts.entry(id).or_default() += 1;
     }
     counts

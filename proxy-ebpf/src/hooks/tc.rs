@@ -6,7 +6,7 @@ use proxy_common::{Be16, Counter};
 
 use super::skb_environment::SkbEnvironment;
 use crate::packet::bpf::SkbPacket;
-use crate::pipeline::{Step, Steps};
+use crate::pipeline::{Refusal, Step, Steps};
 use crate::tables::bpf::{Maps, ScratchMap, config, count};
 use crate::wire::ethernet;
 use crate::{Answer, Family, Hook, Tables, V4, V6, Verdict, pipeline};
@@ -42,8 +42,8 @@ pub fn run(skb: *mut __sk_buff, hook: Hook, l3: usize) -> i32 {
 /// The steps as subprograms: their stack frames do not add up, nor do those of the families.
 macro_rules! subprograms {
     (
-        $name:ident, $family:ty, $begin:ident, $track:ident, $refresh:ident,
-        $create:ident, $finish:ident, $answer:ident
+        $name:ident, $family:ty, $begin:ident, $unreadable:ident, $track:ident, $refresh:ident,
+        $choose:ident, $create:ident, $finish:ident, $answer:ident
     ) => {
         struct $name {
             skb: *mut __sk_buff,
@@ -58,6 +58,15 @@ macro_rules! subprograms {
             }
 
             #[inline(always)]
+            fn unreadable(&mut self, reason: Counter) -> Step {
+                unpack($unreadable(
+                    self.skb,
+                    self.l3,
+                    pack(Step::Unreadable(reason)),
+                ))
+            }
+
+            #[inline(always)]
             fn track(&mut self) -> Step {
                 unpack($track(self.skb, self.hook))
             }
@@ -65,6 +74,11 @@ macro_rules! subprograms {
             #[inline(always)]
             fn refresh(&mut self) -> Step {
                 unpack($refresh(self.skb, self.hook))
+            }
+
+            #[inline(always)]
+            fn choose(&mut self) -> Step {
+                unpack($choose(self.skb, self.hook))
             }
 
             #[inline(always)]
@@ -93,6 +107,11 @@ macro_rules! subprograms {
         }
 
         #[inline(never)]
+        fn $unreadable(skb: *mut __sk_buff, l3: u32, step: u64) -> u64 {
+            pack(unreadable::<$family>(skb, l3, unpack(step)))
+        }
+
+        #[inline(never)]
         fn $track(skb: *mut __sk_buff, hook: u32) -> u64 {
             pack(track::<$family>(skb, hook))
         }
@@ -100,6 +119,11 @@ macro_rules! subprograms {
         #[inline(never)]
         fn $refresh(skb: *mut __sk_buff, hook: u32) -> u64 {
             pack(refresh::<$family>(skb, hook))
+        }
+
+        #[inline(never)]
+        fn $choose(skb: *mut __sk_buff, hook: u32) -> u64 {
+            pack(choose::<$family>(skb, hook))
         }
 
         #[inline(never)]
@@ -123,8 +147,10 @@ subprograms!(
     Subprograms4,
     V4,
     begin4,
+    unreadable4,
     track4,
     refresh4,
+    choose4,
     create4,
     finish4,
     answer4
@@ -133,8 +159,10 @@ subprograms!(
     Subprograms6,
     V6,
     begin6,
+    unreadable6,
     track6,
     refresh6,
+    choose6,
     create6,
     finish6,
     answer6
@@ -150,6 +178,24 @@ fn begin<F: ScratchMap>(skb: *mut __sk_buff, hook: u32, l3: u32) -> Step {
     // SAFETY: this CPU's element for this hook; nothing else runs at it until the program ends.
     let scratch = unsafe { &mut *scratch };
     pipeline::or_stop(pipeline::begin::<F, _>(&packet, scratch, l3_offset(l3)))
+}
+
+#[inline(always)]
+fn unreadable<F: Family>(skb: *mut __sk_buff, l3: u32, step: Step) -> Step
+where
+    Maps: Tables<F>,
+{
+    let Step::Unreadable(reason) = step else {
+        return step;
+    };
+    // SAFETY: the kernel gave the context to this program run.
+    let packet = unsafe { SkbPacket::new(skb, F::VERSION == 6) };
+    pipeline::or_stop(pipeline::unreadable::<F, _, _>(
+        &packet,
+        &Maps,
+        l3_offset(l3),
+        reason,
+    ))
 }
 
 #[inline(always)]
@@ -178,6 +224,21 @@ where
     let env = SkbEnvironment::new(skb, hook);
     // SAFETY: as in `begin`.
     pipeline::or_stop(pipeline::refresh::<F, _, _>(&Maps, &env, unsafe {
+        &mut *scratch
+    }))
+}
+
+#[inline(always)]
+fn choose<F: ScratchMap>(skb: *mut __sk_buff, hook: u32) -> Step
+where
+    Maps: Tables<F>,
+{
+    let Some(scratch) = F::scratch(hook) else {
+        return NO_SCRATCH;
+    };
+    let env = SkbEnvironment::new(skb, hook);
+    // SAFETY: as in `begin`.
+    pipeline::or_stop(pipeline::choose::<F, _, _>(&Maps, &env, unsafe {
         &mut *scratch
     }))
 }
@@ -212,13 +273,23 @@ fn finish<F: ScratchMap>(skb: *mut __sk_buff, hook: u32) -> Step {
 }
 
 #[inline(always)]
-fn answer<F: Family>(skb: *mut __sk_buff, l3: u32, step: Step) -> Step {
+fn answer<F: Family>(skb: *mut __sk_buff, l3: u32, step: Step) -> Step
+where
+    Maps: Tables<F>,
+{
     let Step::Answer(reason, answer) = step else {
         return step;
     };
     // SAFETY: the kernel gave the context to this program run.
     let mut packet = unsafe { SkbPacket::new(skb, F::VERSION == 6) };
-    pipeline::answer::<F, _>(&mut packet, l3_offset(l3), reason, answer)
+    // The hook is not asked for.
+    let env = SkbEnvironment::new(skb, Hook::Ingress as u32);
+    let refusal = Refusal {
+        l3: l3_offset(l3),
+        reason,
+        answer,
+    };
+    pipeline::answer::<F, _, _, _>(&mut packet, &Maps, &env, refusal)
 }
 
 /// The scratch map has an element for each hook: this never happens.
@@ -238,6 +309,8 @@ fn pack(step: Step) -> u64 {
         Step::Finish => (1, 0, 0, 0),
         Step::Refresh => (4, 0, 0, 0),
         Step::Track => (5, 0, 0, 0),
+        Step::Unreadable(reason) => (6, 0, reason as u64, 0),
+        Step::Choose => (7, 0, 0, 0),
         Step::Answer(reason, Answer::Refused) => (2, 0, reason as u64, 0),
         Step::Answer(reason, Answer::TimeExceeded) => (2, 1, reason as u64, 0),
         Step::Answer(reason, Answer::TooBig(mtu)) => (2, 2, reason as u64, mtu as u32),
@@ -259,6 +332,8 @@ fn unpack(packed: u64) -> Step {
         (1, _) => Step::Finish,
         (4, _) => Step::Refresh,
         (5, _) => Step::Track,
+        (6, _) => Step::Unreadable(reason),
+        (7, _) => Step::Choose,
         (2, 0) => Step::Answer(reason, Answer::Refused),
         (2, 1) => Step::Answer(reason, Answer::TimeExceeded),
         (2, _) => Step::Answer(reason, Answer::TooBig(number as u16)),

@@ -41,7 +41,7 @@ pub fn check<F: Family, T: Tables<F>>(
 /// True where an address may be a ClusterIP or in a ServiceCIDR: other ports and protocols are ours
 /// there (S-077, S-078).
 #[inline(always)]
-fn is_service_address<F: Family>(config: &Config, addr: &F::Addr) -> bool {
+pub fn is_service_address<F: Family>(config: &Config, addr: &F::Addr) -> bool {
     let cidrs = &F::config(config).service_cidrs;
     cidrs[0].contains(addr)
         || cidrs[1].contains(addr)

@@ -2,7 +2,7 @@
 
 use proxy_common::{
     Address, Config, Counter, DetectLocal, FrontendKey, FrontendKind, RegionHeader, RegionTail,
-    Tuple, Word, frontend, interface, node, protocol,
+    Tuple, Word, config, frontend, interface, node, protocol,
 };
 
 use super::parse::{Fragment, Headers, Transport};
@@ -186,14 +186,37 @@ fn once<F: Family, T: Tables<F>>(tables: &T, key: &FrontendKey<F::Addr>) -> Opti
 /// What happens to a packet without a frontend (S-075 d to f, S-077, S-078).
 #[inline(always)]
 fn not_found<F: Family, T: Tables<F>>(tables: &T, config: &Config, headers: &Headers<F>) -> Stop {
-    match tables.cluster_ip(&headers.tuple.dst) {
-        node::cluster_ip::ACTIVE => Stop::Reject(Counter::RejectClusterIp, Answer::Refused),
-        node::cluster_ip::UNALLOCATED
-            if config.flags & proxy_common::config::flags::KEEP_UNALLOCATED == 0 =>
-        {
-            Stop::Drop(Counter::Unallocated)
+    match of_service(tables, config, &headers.tuple.dst) {
+        OfService::Active => Stop::Reject(Counter::RejectClusterIp, Answer::Refused),
+        OfService::Unallocated => Stop::Drop(Counter::Unallocated),
+        OfService::No => Stop::Pass(Counter::NotFrontend),
+    }
+}
+
+/// What an address is to the Services.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OfService {
+    /// An active ClusterIP (S-077).
+    Active,
+    /// Inside a ServiceCIDR, and nobody's (S-078).
+    Unallocated,
+    /// Nothing, or exempt.
+    No,
+}
+
+/// What an address is to the Services.
+#[inline(always)]
+pub fn of_service<F: Family, T: Tables<F>>(
+    tables: &T,
+    config: &Config,
+    addr: &F::Addr,
+) -> OfService {
+    match tables.cluster_ip(addr) {
+        node::cluster_ip::ACTIVE => OfService::Active,
+        node::cluster_ip::UNALLOCATED if config.flags & config::flags::KEEP_UNALLOCATED == 0 => {
+            OfService::Unallocated
         }
-        _ => Stop::Pass(Counter::NotFrontend),
+        _ => OfService::No,
     }
 }
 
@@ -228,10 +251,35 @@ where
     if is_node_port && env.socket_owns(&headers.tuple, headers.protocol) {
         return Err(Stop::Pass(Counter::SocketOwner));
     }
-    if !frontend.has(frontend::flags::SOURCE_RANGES)
-        || tables.source_range(frontend.tail.service_port, &headers.tuple.src)
-    {
-        return Ok(());
+    let asker = FrontendKey {
+        addr: headers.tuple.src,
+        port: headers.tuple.dport,
+        protocol: headers.protocol,
+        pad: 0,
+    };
+    if is_source_allowed(tables, frontend, &asker) {
+        Ok(())
+    } else {
+        Err(Stop::Drop(Counter::SourceRange))
     }
-    Err(Stop::Drop(Counter::SourceRange))
+}
+
+/// Source ranges (S-113, S-114): `asker` is the source address with the port that is dialed, which
+/// is the key of one of the Service's frontends where this node has chosen it as the source.
+#[inline(always)]
+pub fn is_source_allowed<F: Family, T: Tables<F>>(
+    tables: &T,
+    frontend: &Found,
+    asker: &FrontendKey<F::Addr>,
+) -> bool {
+    if !frontend.has(frontend::flags::SOURCE_RANGES)
+        || tables.source_range(frontend.tail.service_port, &asker.addr)
+    {
+        return true;
+    }
+    frontend.has(frontend::flags::SOURCE_RANGES_NODE)
+        && once(tables, asker).is_some_and(|vip| {
+            vip.tail.service_port == frontend.tail.service_port
+                && vip.header.kind == FrontendKind::LoadBalancer as u8
+        })
 }

@@ -4,8 +4,10 @@ use bytemuck::Zeroable;
 use proxy_common::{Connection, Counter, FlowKey, Tuple};
 
 use super::conntrack::Entries;
+use super::frontend::{Origin, Place};
 use super::parse::{Fragment, Headers, Transport};
-use super::{Scratch, Step, Steps, or_stop};
+use super::select::Choice;
+use super::{Refusal, Scratch, Step, Steps, or_stop};
 use crate::packet::Offset;
 use crate::{Answer, Environment, Family, FlowTable, Packet, Tables, Verdict};
 
@@ -30,6 +32,11 @@ where
         let scratch = Scratch {
             headers: no_headers(),
             entries: no_entries(),
+            choice: Choice::direct(Origin {
+                place: Place::Outside,
+                is_pod: false,
+                has_detector: false,
+            }),
         };
         let mut steps = HostSteps {
             packet,
@@ -53,7 +60,6 @@ pub fn no_headers<F: Family>() -> Headers<F> {
         quoted: Offset::ZERO,
         quoted_l4: Offset::ZERO,
         fragment_id: 0,
-        total_len: 0,
         protocol: 0,
         tcp_flags: 0,
         ttl: 0,
@@ -84,12 +90,25 @@ where
         or_stop(super::begin(self.packet, &mut self.scratch, self.l3))
     }
 
+    fn unreadable(&mut self, reason: Counter) -> Step {
+        or_stop(super::unreadable::<F, _, _>(
+            self.packet,
+            self.tables,
+            self.l3,
+            reason,
+        ))
+    }
+
     fn track(&mut self) -> Step {
         or_stop(super::track(self.tables, self.env, &mut self.scratch))
     }
 
     fn refresh(&mut self) -> Step {
         or_stop(super::refresh(self.tables, self.env, &mut self.scratch))
+    }
+
+    fn choose(&mut self) -> Step {
+        or_stop(super::choose(self.tables, self.env, &mut self.scratch))
     }
 
     fn create(&mut self) -> Step {
@@ -101,6 +120,11 @@ where
     }
 
     fn answer(&mut self, reason: Counter, answer: Answer) -> Step {
-        super::answer::<F, P>(self.packet, self.l3, reason, answer)
+        let refusal = Refusal {
+            l3: self.l3,
+            reason,
+            answer,
+        };
+        super::answer::<F, _, _, _>(self.packet, self.tables, self.env, refusal)
     }
 }

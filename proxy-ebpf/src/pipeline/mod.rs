@@ -3,11 +3,13 @@
 //! parse -> filter -> conntrack -> frontend -> select -> nat -> verdict
 //!
 //! This file holds the branching between them; a stage never calls another stage. The path has
-//! six steps, so that in the kernel each can be a subprogram with a stack of its own, verified
-//! once: [`begin`] (what is it), [`track`] (whose is it), [`refresh`] (keep its flow alive),
-//! [`create`] (a new flow), [`finish`] (translate), [`answer`] (refuse). An established packet
-//! takes the first two and [`finish`]. What one step leaves to the next is in [`Scratch`].
+//! eight steps, so that in the kernel each can be a subprogram with a stack of its own, verified
+//! once: [`begin`] (what is it), [`unreadable`] (where did it want to go), [`track`] (whose is it),
+//! [`refresh`] (keep its flow alive), [`choose`] (who gets a new flow), [`create`] (a new flow),
+//! [`finish`] (translate), [`answer`] (refuse). An established packet takes [`begin`], [`track`] and
+//! [`finish`]. What one step leaves to the next is in [`Scratch`].
 
+pub mod affinity;
 pub mod conntrack;
 pub mod filter;
 pub mod frontend;
@@ -22,7 +24,9 @@ use proxy_common::Counter;
 
 use crate::{Answer, Environment, Family, Packet, Stop, Tables, Verdict};
 use conntrack::{Entries, Tracked};
+use frontend::OfService;
 use parse::Headers;
+use select::{Choice, Takers};
 
 /// What one step leaves to the next: per CPU and hook in the kernel.
 #[repr(C)]
@@ -32,6 +36,8 @@ pub struct Scratch<F: Family> {
     pub headers: Headers<F>,
     /// Of the connection that it belongs to.
     pub entries: Entries<F>,
+    /// Who gets a new flow.
+    pub choice: Choice<F>,
 }
 
 /// What comes after a step.
@@ -40,7 +46,11 @@ pub struct Scratch<F: Family> {
 pub enum Step {
     /// [`track`]: the headers are known.
     Track,
-    /// [`create`]: no flow is known.
+    /// [`unreadable`]: the headers cannot be read, for this reason.
+    Unreadable(Counter),
+    /// [`choose`]: no flow is known.
+    Choose,
+    /// [`create`]: a flow starts.
     Create,
     /// [`refresh`]: the flow is known, and its entries have to be written.
     Refresh,
@@ -56,10 +66,14 @@ pub enum Step {
 pub trait Steps {
     /// [`begin`].
     fn begin(&mut self) -> Step;
+    /// [`unreadable`].
+    fn unreadable(&mut self, reason: Counter) -> Step;
     /// [`track`].
     fn track(&mut self) -> Step;
     /// [`refresh`].
     fn refresh(&mut self) -> Step;
+    /// [`choose`].
+    fn choose(&mut self) -> Step;
     /// [`create`].
     fn create(&mut self) -> Step;
     /// [`finish`].
@@ -72,11 +86,17 @@ pub trait Steps {
 #[inline(always)]
 pub fn run(steps: &mut impl Steps) -> (Verdict, Counter) {
     let mut step = steps.begin();
+    if let Step::Unreadable(reason) = step {
+        step = steps.unreadable(reason);
+    }
     if let Step::Track = step {
         step = steps.track();
     }
     if let Step::Refresh = step {
         step = steps.refresh();
+    }
+    if let Step::Choose = step {
+        step = steps.choose();
     }
     if let Step::Create = step {
         step = steps.create();
@@ -90,9 +110,13 @@ pub fn run(steps: &mut impl Steps) -> (Verdict, Counter) {
     match step {
         Step::End(verdict, reason) => (verdict, reason),
         // The order above leaves nothing else.
-        Step::Track | Step::Refresh | Step::Create | Step::Finish | Step::Answer(..) => {
-            (Verdict::Drop, Counter::AnswerSuppressed)
-        }
+        Step::Unreadable(_)
+        | Step::Track
+        | Step::Refresh
+        | Step::Choose
+        | Step::Create
+        | Step::Finish
+        | Step::Answer(..) => (Verdict::Drop, Counter::AnswerSuppressed),
     }
 }
 
@@ -103,8 +127,32 @@ pub fn begin<F: Family, P: Packet>(
     scratch: &mut Scratch<F>,
     l3: usize,
 ) -> Result<Step, Stop> {
-    parse::parse::<F, P>(packet, l3, &mut scratch.headers)?;
-    Ok(Step::Track)
+    match parse::parse::<F, P>(packet, l3, &mut scratch.headers) {
+        Ok(()) => Ok(Step::Track),
+        Err(Stop::Pass(reason @ (Counter::Truncated | Counter::TooManyHeaders))) => {
+            Ok(Step::Unreadable(reason))
+        }
+        Err(stop) => Err(stop),
+    }
+}
+
+/// Stage 1, where the headers cannot be read: what wants to a Service is not let through
+/// untranslated (S-133).
+#[inline(always)]
+pub fn unreadable<F: Family, P: Packet, T: Tables<F>>(
+    packet: &P,
+    tables: &T,
+    l3: usize,
+    reason: Counter,
+) -> Result<Step, Stop> {
+    let config = tables.config().ok_or(Stop::Pass(Counter::Unconfigured))?;
+    let dst: F::Addr = parse::destination::<F, P>(packet, l3)?;
+    if filter::is_service_address::<F>(config, &dst)
+        && !matches!(frontend::of_service(tables, config, &dst), OfService::No)
+    {
+        return Err(Stop::Drop(Counter::Unparsable));
+    }
+    Err(Stop::Pass(reason))
 }
 
 /// Stages 2 and 3: whose is it?
@@ -117,12 +165,18 @@ where
 {
     let config = tables.config().ok_or(Stop::Pass(Counter::Unconfigured))?;
     let headers = &mut scratch.headers;
-    parse::complete_fragment(tables, headers)?;
+    if let Err(stop) = parse::complete_fragment(tables, headers) {
+        let dst = &headers.tuple.dst;
+        return Err(match frontend::of_service(tables, config, dst) {
+            OfService::No => stop,
+            OfService::Active | OfService::Unallocated => Stop::Drop(Counter::FrontendFragment),
+        });
+    }
     filter::check(tables, config, headers)?;
     let now = env.now_secs(config.hz);
     Ok(
         match conntrack::track(tables, config, headers, &mut scratch.entries, now) {
-            Tracked::New => Step::Create,
+            Tracked::New => Step::Choose,
             Tracked::Stale => Step::Refresh,
             Tracked::Known | Tracked::Related => Step::Finish,
         },
@@ -141,15 +195,15 @@ where
     let now = env.now_secs(config.hz);
     Ok(
         match conntrack::refresh(tables, &scratch.headers, &mut scratch.entries, now) {
-            Tracked::New => Step::Create,
+            Tracked::New => Step::Choose,
             Tracked::Known | Tracked::Stale | Tracked::Related => Step::Finish,
         },
     )
 }
 
-/// Stages 4 to 6 for a new flow: which frontend, which backend, which addresses; then both entries.
+/// Stages 4 and 5 for a new flow: which frontend, and which backend.
 #[inline(always)]
-pub fn create<F, T, E>(tables: &T, env: &E, scratch: &mut Scratch<F>) -> Result<Step, Stop>
+pub fn choose<F, T, E>(tables: &T, env: &E, scratch: &mut Scratch<F>) -> Result<Step, Stop>
 where
     F: Family,
     T: Tables<F>,
@@ -158,23 +212,48 @@ where
     let config = tables.config().ok_or(Stop::Pass(Counter::Unconfigured))?;
     let headers = &scratch.headers;
     let origin = frontend::origin(tables, env, config, headers)?;
-    let entries = &mut scratch.entries;
-    let port = match frontend::find(tables, config, headers) {
+    match frontend::find(tables, config, headers) {
         Ok(frontend) => {
             frontend::admit(tables, env, headers, &frontend)?;
-            let choice = select::select(tables, config, headers, &frontend, origin)?;
-            nat::plan(tables, env, headers, &choice, &mut entries.connection)?
+            let asked = (&frontend, origin, Takers::of(origin));
+            scratch.choice = select::select(tables, env, config, headers, asked)?;
         }
         // Not to a frontend: ours only if its answers would be taken for those of a flow.
-        Err(stop)
-            if conntrack::starts_directly(headers, origin)
-                && conntrack::clashes(tables, config, entries, env.now_secs(config.hz)) =>
-        {
-            nat::plan_direct(headers, origin, stop, &mut entries.connection)?
+        Err(stop @ Stop::Pass(Counter::NotFrontend)) => {
+            if !conntrack::starts_directly(headers, origin)
+                || !conntrack::clashes(
+                    tables,
+                    config,
+                    &mut scratch.entries,
+                    env.now_secs(config.hz),
+                )
+            {
+                return Err(stop);
+            }
+            scratch.choice = Choice::direct(origin);
         }
         Err(stop) => return Err(stop),
+    }
+    Ok(Step::Create)
+}
+
+/// Stage 6 for a new flow: which addresses and which way; then both entries.
+#[inline(always)]
+pub fn create<F, T, E>(tables: &T, env: &E, scratch: &mut Scratch<F>) -> Result<Step, Stop>
+where
+    F: Family,
+    T: Tables<F>,
+    E: Environment<F>,
+{
+    let config = tables.config().ok_or(Stop::Pass(Counter::Unconfigured))?;
+    let (headers, choice) = (&scratch.headers, &scratch.choice);
+    let entries = &mut scratch.entries;
+    let port = if choice.is_direct() {
+        nat::plan_direct(headers, choice.origin, &mut entries.connection)
+    } else {
+        nat::plan(tables, env, headers, choice, &mut entries.connection)?
     };
-    conntrack::create(tables, env, config, &mut scratch.entries, port)?;
+    conntrack::create(tables, env, config, entries, port)?;
     Ok(Step::Finish)
 }
 
@@ -199,18 +278,36 @@ where
     Ok(Step::End(verdict, reason))
 }
 
-/// Turns the packet into an answer to its sender.
+/// Turns the packet into an answer to its sender, unless this CPU has given enough of them in this
+/// second (S-104).
 #[inline(always)]
-pub fn answer<F: Family, P: Packet>(
-    packet: &mut P,
-    l3: usize,
-    reason: Counter,
-    answer: Answer,
-) -> Step {
-    match crate::answer::write::<F, P>(packet, l3, answer) {
-        Ok(()) => Step::End(Verdict::Return, reason),
+pub fn answer<F, P, T, E>(packet: &mut P, tables: &T, env: &E, refusal: Refusal) -> Step
+where
+    F: Family,
+    P: Packet,
+    T: Tables<F>,
+    E: Environment<F>,
+{
+    let limit = tables.config().map_or(0, |config| config.answers_per_sec);
+    let hz = tables.config().map_or(0, |config| config.hz);
+    if limit != 0 && !tables.may_answer(env.now_secs(hz), limit) {
+        return Step::End(Verdict::Drop, Counter::AnswerLimited);
+    }
+    match crate::answer::write::<F, P>(packet, refusal.l3, refusal.answer) {
+        Ok(()) => Step::End(Verdict::Return, refusal.reason),
         Err(_) => Step::End(Verdict::Drop, Counter::AnswerSuppressed),
     }
+}
+
+/// Why a packet is refused, and what its sender is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Refusal {
+    /// Offset of its IP header.
+    pub l3: usize,
+    /// The reason.
+    pub reason: Counter,
+    /// What the sender is told.
+    pub answer: Answer,
 }
 
 /// The step that a stop leads to.

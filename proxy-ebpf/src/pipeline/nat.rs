@@ -108,17 +108,13 @@ where
 }
 
 /// A connection to a backend itself whose port clashes with a flow's (S-099): it gets another
-/// source port and keeps its addresses and its way. `stop` is what happens to it otherwise.
+/// source port and keeps its addresses and its way.
 #[inline(always)]
 pub fn plan_direct<F: Family>(
     headers: &Headers<F>,
     origin: Origin,
-    stop: Stop,
     connection: &mut Connection<F::Addr>,
-) -> Result<SourcePort, Stop> {
-    let Stop::Pass(Counter::NotFrontend) = stop else {
-        return Err(stop);
-    };
+) -> SourcePort {
     *connection = Connection::zeroed();
     connection.to = headers.tuple;
     connection.flags = flags::SNAT;
@@ -130,7 +126,7 @@ pub fn plan_direct<F: Family>(
     };
     connection.path.kind = there;
     connection.other_path.kind = back;
-    Ok(SourcePort::FromRanges)
+    SourcePort::FromRanges
 }
 
 /// How a redirected flow is redirected.

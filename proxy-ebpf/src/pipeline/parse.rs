@@ -46,8 +46,6 @@ pub struct Headers<F: Family> {
     pub quoted_l4: Offset,
     /// Identification of a fragment.
     pub fragment_id: u32,
-    /// Length of the packet from the IP header on, as the header says.
-    pub total_len: u32,
     /// IP protocol; of the quoted packet in an ICMP error.
     pub protocol: u8,
     /// TCP flags; 0 for the rest.
@@ -65,7 +63,6 @@ struct Network<A: Address> {
     src: A,
     dst: A,
     l4: usize,
-    total_len: u32,
     fragment_id: u32,
     protocol: u8,
     ttl: u8,
@@ -89,7 +86,6 @@ pub fn parse<F: Family, P: Packet>(
     headers.quoted = Offset::ZERO;
     headers.quoted_l4 = Offset::ZERO;
     headers.fragment_id = network.fragment_id;
-    headers.total_len = network.total_len;
     headers.protocol = network.protocol;
     headers.tcp_flags = 0;
     headers.ttl = network.ttl;
@@ -111,6 +107,16 @@ pub fn parse<F: Family, P: Packet>(
         }
     }
     Ok(())
+}
+
+/// The destination of a packet whose headers could not all be read.
+#[inline(always)]
+pub fn destination<F: Family, P: Packet>(packet: &P, l3: usize) -> Result<F::Addr, Stop> {
+    packet.read(if F::VERSION == 4 {
+        l3 + ipv4::DST
+    } else {
+        l3 + ipv6::DST
+    })
 }
 
 /// Gives a later fragment the ports of its datagram's first one, and remembers those of a first
@@ -218,7 +224,6 @@ fn network4<F: Family, P: Packet>(packet: &P, l3: usize) -> Result<Network<F::Ad
     if version_ihl >> 4 != 4 || header_len < ipv4::LEN {
         return Err(Stop::Pass(Counter::BadHeader));
     }
-    let total_len: Be16 = packet.read(l3 + ipv4::TOTAL_LEN)?;
     let id: Be16 = packet.read(l3 + ipv4::ID)?;
     let fragment: Be16 = packet.read(l3 + ipv4::FRAGMENT)?;
     let [ttl, protocol]: [u8; 2] = packet.read(l3 + ipv4::TTL)?;
@@ -226,7 +231,6 @@ fn network4<F: Family, P: Packet>(packet: &P, l3: usize) -> Result<Network<F::Ad
         src: packet.read(l3 + ipv4::SRC)?,
         dst: packet.read(l3 + ipv4::DST)?,
         l4: l3 + header_len,
-        total_len: total_len.get() as u32,
         fragment_id: id.0 as u32,
         protocol,
         ttl,
@@ -255,13 +259,11 @@ fn network6<F: Family, P: Packet, const EXTENSIONS: usize>(
     if version >> 4 != 6 {
         return Err(Stop::Pass(Counter::BadHeader));
     }
-    let payload_len: Be16 = packet.read(l3 + ipv6::PAYLOAD_LEN)?;
     let [next_header, ttl]: [u8; 2] = packet.read(l3 + ipv6::NEXT_HEADER)?;
     let mut network = Network {
         src: packet.read(l3 + ipv6::SRC)?,
         dst: packet.read(l3 + ipv6::DST)?,
         l4: l3 + ipv6::LEN,
-        total_len: ipv6::LEN as u32 + payload_len.get() as u32,
         fragment_id: 0,
         protocol: next_header,
         ttl,

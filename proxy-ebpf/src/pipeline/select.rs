@@ -1,10 +1,14 @@
 //! Stage 5: which backend gets a new flow.
 
-use proxy_common::{Backend, BackendState, Config, Counter, FlowKey, backend, config, frontend};
+use bytemuck::Zeroable;
+use proxy_common::{
+    Backend, BackendState, Config, Counter, FlowKey, PICK_TRIES_MAX, backend, config, frontend,
+};
 
+use super::affinity::{self, Client};
 use super::frontend::{Found, Origin, Place};
 use super::parse::Headers;
-use crate::{Answer, Family, Stop, Tables};
+use crate::{Answer, Environment, Family, Stop, Tables};
 
 /// The chosen backend, and what S-081 and S-091 say about the source.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +23,26 @@ pub struct Choice<F: Family> {
     pub origin: Origin,
     /// The source is to be masqueraded.
     pub masquerade: Masquerade,
+}
+
+impl<F: Family> Choice<F> {
+    /// No backend: a connection past every frontend that needs another port (S-099).
+    #[inline(always)]
+    pub fn direct(origin: Origin) -> Self {
+        Self {
+            frontend: 0,
+            backend_id: 0,
+            backend: Backend::zeroed(),
+            origin,
+            masquerade: Masquerade::No,
+        }
+    }
+
+    /// True for what [`Choice::direct`] makes.
+    #[inline(always)]
+    pub fn is_direct(&self) -> bool {
+        self.backend_id == 0
+    }
 }
 
 /// Whether the source address is kept.
@@ -42,18 +66,51 @@ pub enum Part {
     Local,
 }
 
-/// Picks by a hash of the flow, so that two CPUs that see its first packets agree.
+/// Which backends can take a flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Takers {
+    /// All of the set.
+    All,
+    /// Those that are not on an address of this node: no hook of the packet path sees what this
+    /// node's own processes send there (P-8).
+    NotOwn,
+}
+
+impl Takers {
+    /// On the packet path.
+    #[inline(always)]
+    pub fn of(origin: Origin) -> Self {
+        match origin.place {
+            Place::Node => Self::NotOwn,
+            Place::PodSide | Place::Bridge | Place::Outside => Self::All,
+        }
+    }
+}
+
+/// The backend that the client is bound to (S-101), or one by a hash of the flow, so that two CPUs
+/// that see its first packets agree.
 #[inline(always)]
-pub fn select<F: Family, T: Tables<F>>(
+pub fn select<F, T, E>(
     tables: &T,
+    env: &E,
     config: &Config,
     headers: &Headers<F>,
-    frontend: &Found,
-    origin: Origin,
-) -> Result<Choice<F>, Stop> {
+    (frontend, origin, takers): (&Found, Origin, Takers),
+) -> Result<Choice<F>, Stop>
+where
+    F: Family,
+    T: Tables<F>,
+    E: Environment<F>,
+{
     let (part, masquerade) = row(tables, config, headers, frontend, origin);
-    let hash = FlowKey::new(headers.tuple, headers.protocol).tag();
-    let (backend_id, backend) = pick(tables, frontend, part, hash)?;
+    let (backend_id, backend) =
+        match Client::of(headers.tuple.src, frontend, env.now_secs(config.hz)) {
+            None => {
+                let hash = FlowKey::new(headers.tuple, headers.protocol).tag();
+                pick(tables, frontend, part, hash, takers)?
+            }
+            Some(client) => sticky(tables, frontend, part, &client, takers)?,
+        };
     let masquerade = match masquerade {
         Masquerade::IfNotLocal if backend.flags & backend::flags::LOCAL == 0 => Masquerade::Yes,
         other => other,
@@ -78,6 +135,28 @@ pub fn row<F: Family, T: Tables<F>>(
 ) -> (Part, Masquerade) {
     let is_own = matches!(origin.place, Place::Node) || is_own_source(tables, headers);
     policy(config, frontend, origin, is_own)
+}
+
+/// The backend that the client is bound to, or a binding to another one.
+#[inline(always)]
+pub fn sticky<F: Family, T: Tables<F>>(
+    tables: &T,
+    frontend: &Found,
+    part: Part,
+    client: &Client<F>,
+    takers: Takers,
+) -> Result<(u32, Backend<F::Addr>), Stop> {
+    let (id, backend) = match affinity::bound(tables, client, frontend, part) {
+        Some((id, backend)) if takes(tables, &backend, takers) => (id, backend),
+        _ => pick(tables, frontend, part, client.hash(), takers)?,
+    };
+    affinity::bind(tables, client, part, id, &backend);
+    Ok((id, backend))
+}
+
+#[inline(always)]
+fn takes<F: Family, T: Tables<F>>(tables: &T, backend: &Backend<F::Addr>, takers: Takers) -> bool {
+    matches!(takers, Takers::All) || !affinity::is_own(tables, backend)
 }
 
 #[inline(always)]
@@ -128,13 +207,15 @@ pub fn policy(
     }
 }
 
-/// The backend in the slot that `hash` falls on; the next one where it has just been freed.
+/// The backend in the slot that `hash` falls on. Where it cannot take the flow another one gets its
+/// turn, all others with the same chance, so that the load stays spread evenly (S-069).
 #[inline(always)]
 pub fn pick<F: Family, T: Tables<F>>(
     tables: &T,
     frontend: &Found,
     part: Part,
     hash: u32,
+    takers: Takers,
 ) -> Result<(u32, Backend<F::Addr>), Stop> {
     let (count, start) = bounds(frontend, part);
     if count == 0 {
@@ -144,15 +225,29 @@ pub fn pick<F: Family, T: Tables<F>>(
             Stop::Reject(Counter::RejectNoEndpoint, Answer::Refused)
         });
     }
-    // Scaling by multiplication: uniform without a division.
-    let mut index = ((hash as u64 * count as u64) >> 32) as u32;
-    for _ in 0..2 {
+    let mut stop = Stop::Drop(Counter::BackendGone);
+    let mut index = scaled(hash, count);
+    let mut step = 1 + scaled(hash.rotate_left(16).wrapping_mul(0x9e37_79b1), count - 1);
+    for _ in 0..PICK_TRIES_MAX {
         if let Some(found) = member(tables, frontend.region + start, index) {
-            return Ok(found);
+            if takes(tables, &found.1, takers) {
+                return Ok(found);
+            }
+            stop = Stop::Pass(Counter::HostOwnAddress);
         }
-        index = if index + 1 == count { 0 } else { index + 1 };
+        index += step;
+        if index >= count {
+            index -= count;
+        }
+        step = 1;
     }
-    Err(Stop::Drop(Counter::BackendGone))
+    Err(stop)
+}
+
+/// A number below `count`, uniform where `hash` is, without a division.
+#[inline(always)]
+fn scaled(hash: u32, count: u32) -> u32 {
+    ((hash as u64 * count as u64) >> 32) as u32
 }
 
 /// Backends of one part of a region, and the part's offset from the region's start.

@@ -11,7 +11,7 @@ use proxy_common::{
 };
 
 use crate::pipeline::frontend::{Found, Place, by_key, detect};
-use crate::pipeline::select::{Part, is_usable, pick, policy};
+use crate::pipeline::select::{Part, Takers, is_usable, pick, policy};
 use crate::{Family, Stop, Tables};
 
 /// What a process asks for.
@@ -212,7 +212,7 @@ fn choose<F: Family, T: Tables<F>>(
 ) -> Result<SocketEntry<F::Addr>, Stop> {
     let origin = detect::<F>(config, &F::Addr::UNSPECIFIED, Place::Node, 0);
     let (part, _): (Part, _) = policy(config, found, origin, true);
-    let (backend_id, backend) = pick(tables, found, part, random)?;
+    let (backend_id, backend) = pick(tables, found, part, random, Takers::All)?;
     Ok(SocketEntry {
         addr: backend.addr,
         port: backend.port,

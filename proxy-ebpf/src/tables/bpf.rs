@@ -28,6 +28,17 @@ static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS_LEN, 
 #[map]
 static INTERFACES: HashMap<u32, Interface> = HashMap::with_max_entries(INTERFACES_MAX, NO_PREALLOC);
 
+/// The answers of one CPU in one second.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Answers {
+    second: u32,
+    count: u32,
+}
+
+#[map]
+static ANSWERS: PerCpuArray<Answers> = PerCpuArray::with_max_entries(1, 0);
+
 /// Data of a SOURCE_RANGES key behind the prefix length.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -264,6 +275,23 @@ macro_rules! family {
             }
 
             #[inline(always)]
+            fn affinity(&self, key: &AffinityKey<$addr>) -> Option<AffinityEntry> {
+                // SAFETY: the element may be reused: the caller checks the tag.
+                unsafe { $affinity.get(key).copied() }
+            }
+
+            #[inline(always)]
+            fn insert_affinity(&self, key: &AffinityKey<$addr>, value: &AffinityEntry) {
+                // No room: the next flow of this client is decided for itself.
+                let _ = $affinity.insert(key, value, 0);
+            }
+
+            #[inline(always)]
+            fn may_answer(&self, now: u32, limit: u32) -> bool {
+                may_answer(now, limit)
+            }
+
+            #[inline(always)]
             fn fragment(&self, key: &FragmentKey<$addr>) -> Option<FragmentPorts> {
                 // SAFETY: a reused element gives wrong ports, and so no flow.
                 unsafe { $fragments.get(key).copied() }
@@ -341,5 +369,22 @@ pub fn count(counter: Counter) {
         // SAFETY: this CPU's element; programs do not interrupt each other at these hooks, and a
         // lost count changes nothing.
         unsafe { *value += 1 };
+    }
+}
+
+/// True for the first `limit` calls in the second `now` on this CPU.
+#[inline(always)]
+fn may_answer(now: u32, limit: u32) -> bool {
+    let Some(answers) = ANSWERS.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: this CPU's element, as for counters.
+    unsafe {
+        if (*answers).second != now {
+            (*answers).second = now;
+            (*answers).count = 0;
+        }
+        (*answers).count += 1;
+        (*answers).count <= limit
     }
 }

@@ -48,6 +48,10 @@ pub struct Written<F: Family> {
     pub flows: Flows<F>,
     /// FRAGMENTS, as bytes of the key.
     pub fragments: BTreeMap<Vec<u8>, FragmentPorts>,
+    /// AFFINITY, as bytes of the key.
+    pub affinity: BTreeMap<Vec<u8>, AffinityEntry>,
+    /// ANSWERS: the second of the last answer, and how many it saw.
+    pub answers: (u32, u32),
     /// SOCKETS, as bytes of the key.
     pub sockets: BTreeMap<Vec<u8>, SocketEntry<F::Addr>>,
     /// COUNTERS.
@@ -60,6 +64,8 @@ impl<F: Family> Default for Written<F> {
             handshakes: BTreeMap::new(),
             flows: BTreeMap::new(),
             fragments: BTreeMap::new(),
+            affinity: BTreeMap::new(),
+            answers: (0, 0),
             sockets: BTreeMap::new(),
             counters: BTreeMap::new(),
         }
@@ -209,6 +215,28 @@ impl<F: Family> Tables<F> for HostTables<F> {
 
     fn interface(&self, ifindex: u32) -> Option<Interface> {
         self.interfaces.get(&ifindex).copied()
+    }
+
+    fn affinity(&self, key: &AffinityKey<F::Addr>) -> Option<AffinityEntry> {
+        self.written
+            .borrow()
+            .affinity
+            .get(bytemuck::bytes_of(key))
+            .copied()
+    }
+
+    fn insert_affinity(&self, key: &AffinityKey<F::Addr>, value: &AffinityEntry) {
+        let key = bytemuck::bytes_of(key).to_vec();
+        self.written.borrow_mut().affinity.insert(key, *value);
+    }
+
+    fn may_answer(&self, now: u32, limit: u32) -> bool {
+        let (second, count) = &mut self.written.borrow_mut().answers;
+        if *second != now {
+            (*second, *count) = (now, 0);
+        }
+        *count += 1;
+        *count <= limit
     }
 
     fn fragment(&self, key: &FragmentKey<F::Addr>) -> Option<FragmentPorts> {

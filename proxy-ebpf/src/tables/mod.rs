@@ -7,8 +7,8 @@ pub mod bpf;
 pub mod host;
 
 use proxy_common::{
-    Backend, Config, Connection, Counter, FlowKey, FragmentKey, FragmentPorts, FrontendKey,
-    Interface, Side, SocketEntry, SocketKey,
+    AffinityEntry, AffinityKey, Backend, Config, Connection, Counter, FlowKey, FragmentKey,
+    FragmentPorts, FrontendKey, Interface, Side, SocketEntry, SocketKey,
 };
 
 use crate::Family;
@@ -83,6 +83,12 @@ pub trait Tables<F: Family> {
     fn source_range(&self, service_port: u32, addr: &F::Addr) -> bool;
     /// INTERFACES, a copy.
     fn interface(&self, ifindex: u32) -> Option<Interface>;
+    /// AFFINITY, a copy. The caller checks the tag.
+    fn affinity(&self, key: &AffinityKey<F::Addr>) -> Option<AffinityEntry>;
+    /// AFFINITY: binds, or binds anew.
+    fn insert_affinity(&self, key: &AffinityKey<F::Addr>, value: &AffinityEntry);
+    /// ANSWERS: true for the first `limit` calls of this CPU in the second `now`.
+    fn may_answer(&self, now: u32, limit: u32) -> bool;
     /// FRAGMENTS: the ports of a datagram's first fragment.
     fn fragment(&self, key: &FragmentKey<F::Addr>) -> Option<FragmentPorts>;
     /// FRAGMENTS: remembers them.

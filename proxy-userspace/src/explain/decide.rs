@@ -11,7 +11,7 @@ use proxy_ebpf::environment::RouteQuery;
 use proxy_ebpf::pipeline::frontend::{self, Found, Origin, Place};
 use proxy_ebpf::pipeline::host::no_headers;
 use proxy_ebpf::pipeline::parse::Headers;
-use proxy_ebpf::pipeline::select::{self, Choice, Masquerade, Part};
+use proxy_ebpf::pipeline::select::{self, Choice, Masquerade, Part, Takers};
 use proxy_ebpf::pipeline::{filter, nat, parse};
 use proxy_ebpf::tables::host::HostTables;
 use proxy_ebpf::{Environment, Family, Hook, Stop, Tables, V6, socket};
@@ -161,7 +161,9 @@ impl<'a, F: Family<Addr: IpFamily>> Run<'a, F> {
         }
         let (part, _) = select::row(tables, config, &headers, &found, entry.origin);
         self.answer.backends = self.members(&found, part);
-        let choice = select::select(tables, config, &headers, &found, entry.origin)
+        // What only the socket hooks serve counts too.
+        let asked = (&found, entry.origin, Takers::All);
+        let choice = select::select(tables, &env, config, &headers, asked)
             .map_err(|stop| ("select", self.stopped(stop, &headers, &entry)))?;
         self.choose(&found, part, &entry, &choice);
         self.translate(&headers, &env, &choice);

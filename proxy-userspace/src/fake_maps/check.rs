@@ -1,6 +1,7 @@
 //! What must hold of the maps after every single write.
 
-use proxy_common::{BackendState, Frontend, Word};
+use proxy_common::backend::flags;
+use proxy_common::{BackendState, Frontend, RegionHeader, RegionTail, Word};
 
 use super::{FakeFamily, FakeMaps};
 use crate::family::{IpFamily, frontend_text};
@@ -25,7 +26,9 @@ impl FakeMaps {
             if start == 0 || end > self.capacity.slots {
                 return Err(format!("{key}: region {start}..{end}"));
             }
-            for id in members(&content) {
+            let header = RegionHeader::unpack(content[0]);
+            let tail = RegionTail::unpack(content[1]);
+            for (index, id) in members(&content).enumerate() {
                 let Some(backend) = family.backends.get(&id) else {
                     return Err(format!("{key}: backend {id} does not exist"));
                 };
@@ -34,11 +37,15 @@ impl FakeMaps {
                 if !takes_flows.contains(&backend.state) {
                     return Err(format!("{key}: backend {id} in state {}", backend.state));
                 }
-                if content
-                    .get(1)
-                    .is_none_or(|tail| *tail as u32 != backend.service_port)
-                {
+                if tail.service_port != backend.service_port {
                     return Err(format!("{key}: backend {id} of another service port"));
+                }
+                let set = match index < header.cluster_count as usize {
+                    true => flags::IN_CLUSTER,
+                    false => flags::IN_LOCAL,
+                };
+                if tail.affinity_timeout_secs != 0 && backend.flags & set == 0 {
+                    return Err(format!("{key}: backend {id} does not know its set"));
                 }
             }
         }

@@ -10,7 +10,7 @@ use proxy_common::{BackendState, Config, FrontendKey, RegionHeader};
 use crate::family::{Endpoint, IpFamily, Prefix};
 use crate::ids::{Ids, Region, Regions};
 use crate::maps::Capacity;
-use crate::pipeline::desired::ServicePortName;
+use crate::pipeline::desired::{DesiredBackend, ServicePortName};
 
 /// What both families share.
 #[derive(Debug)]
@@ -47,7 +47,22 @@ pub struct ActualBackend {
     /// As written; never `Free`.
     pub state: BackendState,
     /// As written.
+    pub sets: u8,
+    /// As written.
+    pub departures: u8,
+    /// As written.
     pub generation: u32,
+}
+
+impl ActualBackend {
+    /// What was asked for.
+    pub fn desired(&self) -> DesiredBackend {
+        DesiredBackend {
+            is_local: self.is_local,
+            state: self.state,
+            sets: self.sets,
+        }
+    }
 }
 
 /// What the maps hold of one service port.

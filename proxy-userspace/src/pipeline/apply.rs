@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use proxy_common::{ClusterIpKey, SourceRangeKey};
+use proxy_common::{BackendState, ClusterIpKey, SourceRangeKey};
 
 use crate::family::{Endpoint, IpFamily, Prefix};
 use crate::maps::{FamilyMaps, MapError, MapResult, Maps};
 use crate::pipeline::actual::{ActualState, SharedState};
 use crate::pipeline::desired::{ServicePortName, TouchedPorts};
-use crate::pipeline::diff::{Op, Plan};
+use crate::pipeline::diff::{BackendOp, Op, Plan};
 
 /// What became of a Plan.
 #[derive(Debug)]
@@ -146,8 +146,7 @@ impl<A: IpFamily, M: Maps + FamilyMaps<A>> Run<'_, A, M> {
                 (name, result)
             }
             Op::DemoteBackend(op) => {
-                let result = self.unless_referenced(&op.name, op.endpoint);
-                let result = result.and_then(|()| self.put_backend(&op));
+                let result = self.unless_needed(&op).and_then(|()| self.put_backend(&op));
                 (op.name, result)
             }
             Op::FreeBackend { name, endpoint } => {
@@ -194,6 +193,15 @@ impl<A: IpFamily, M: Maps + FamilyMaps<A>> Run<'_, A, M> {
         match self.outcome.obstacles.contains_key(name) {
             true => Err(Obstacle::Waits),
             false => Ok(()),
+        }
+    }
+
+    /// A backend stays in its sets while what should be published is not, and is not quarantined
+    /// while a published region holds it.
+    fn unless_needed(&self, op: &BackendOp<A>) -> Result<(), Obstacle> {
+        match op.backend.state {
+            BackendState::Quarantined => self.unless_referenced(&op.name, op.endpoint),
+            _ => self.unless_held_up(&op.name),
         }
     }
 

@@ -14,7 +14,7 @@ use proxy_common::port_filter::{bit, index};
 use proxy_common::{BackendState, FrontendKey, Side};
 
 use crate::family::{Endpoint, IpFamily, Prefix};
-use crate::pipeline::actual::{ActualPort, ActualState};
+use crate::pipeline::actual::{ActualBackend, ActualPort, ActualState};
 use crate::pipeline::desired::{
     DesiredBackend, DesiredFrontend, DesiredPort, DesiredState, ServicePortName, TouchedPorts,
 };
@@ -58,7 +58,7 @@ pub enum Op<A: IpFamily> {
         /// The frontend.
         key: FrontendKey<A>,
     },
-    /// Quarantines a backend that no published region holds.
+    /// Takes a backend out of sets; quarantines one that no published region holds.
     DemoteBackend(BackendOp<A>),
     /// Moves the generation of a backend that no published region holds, and frees it (S-124).
     FreeBackend {
@@ -192,13 +192,9 @@ impl<A: IpFamily> Making<'_, A> {
         for (endpoint, backend) in &self.port.backends {
             bits.need(self.name.protocol, Side::Source, endpoint.port);
             let written = known.and_then(|known| known.backends.get(endpoint));
-            let is_demoted = written.is_some() && backend.state == BackendState::Quarantined;
-            let is_same = written.is_some_and(|written| {
-                (written.is_local, written.state) == (backend.is_local, backend.state)
-            });
-            let waits = is_demoted && written.map(|written| written.state) != Some(backend.state);
-            if !is_same && !waits {
-                let (name, endpoint, backend) = (self.name.clone(), *endpoint, *backend);
+            let backend = before_publication(written, backend);
+            if written.map(ActualBackend::desired) != Some(backend) {
+                let (name, endpoint) = (self.name.clone(), *endpoint);
                 ops.push(Op::PutBackend(BackendOp {
                     name,
                     endpoint,
@@ -268,6 +264,23 @@ impl<A: IpFamily> Making<'_, A> {
     }
 }
 
+/// A backend as it is while regions that hold it may be published: not yet quarantined, and in the
+/// sets that it leaves.
+fn before_publication(written: Option<&ActualBackend>, desired: &DesiredBackend) -> DesiredBackend {
+    let Some(written) = written else {
+        return *desired;
+    };
+    let state = match desired.state {
+        BackendState::Quarantined => written.state,
+        state => state,
+    };
+    DesiredBackend {
+        state,
+        sets: desired.sets | written.sets,
+        ..*desired
+    }
+}
+
 /// What goes away of one service port.
 fn remove<A: IpFamily>(
     name: &Arc<ServicePortName>,
@@ -289,9 +302,7 @@ fn remove<A: IpFamily>(
         let (name, endpoint) = (name.clone(), *endpoint);
         match port.and_then(|port| port.backends.get(&endpoint)) {
             None => ops.push(Op::FreeBackend { name, endpoint }),
-            Some(backend)
-                if backend.state == BackendState::Quarantined && written.state != backend.state =>
-            {
+            Some(backend) if before_publication(Some(written), backend) != *backend => {
                 ops.push(Op::DemoteBackend(BackendOp {
                     name,
                     endpoint,

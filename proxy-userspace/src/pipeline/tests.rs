@@ -24,6 +24,8 @@ const CAPACITY: Capacity = Capacity {
     slots: 512,
 };
 
+#[path = "affinity_tests.rs"]
+mod affinity;
 #[path = "rules_tests.rs"]
 mod by_rule;
 #[path = "health_tests.rs"]

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use proxy_common::{Be16, Tuple, protocol};
+use proxy_common::{Be16, Tuple};
 use proxy_ebpf::environment::RouteQuery;
 use proxy_ebpf::packet::host::HostPacket;
 use proxy_ebpf::pipeline::host::HostSteps;
@@ -27,8 +27,8 @@ pub struct HostEnvironment {
     pub now: u32,
     /// State of the random numbers.
     pub seed: Cell<u32>,
-    /// Connected UDP sockets: own address, peer.
-    pub sockets: Vec<(At, At)>,
+    /// Connected sockets: own address, peer, IP protocol.
+    pub sockets: Vec<(At, At, u8)>,
 }
 
 impl HostEnvironment {
@@ -72,16 +72,16 @@ impl<F: CaseFamily> Environment<F> for HostEnvironment {
     }
 
     fn socket_owns(&self, tuple: &Tuple<F::Addr>, protocol: u8) -> bool {
-        protocol == protocol::UDP
-            && self.sockets.iter().any(|(own, peer)| {
-                *tuple
+        self.sockets.iter().any(|(own, peer, its_protocol)| {
+            *its_protocol == protocol
+                && *tuple
                     == Tuple {
                         src: F::address(peer.0),
                         dst: F::address(own.0),
                         sport: Be16::new(peer.1),
                         dport: Be16::new(own.1),
                     }
-            })
+        })
     }
 }
 
@@ -130,6 +130,18 @@ pub fn run_all<F: CaseFamily>(cases: &[Case]) -> Vec<String> {
     for case in cases.iter().filter(|case| case.holds_for::<F>()) {
         let (outcome, tables) = run::<F>(case, 1, NOW);
         let mut complaint = outcome.differs(&case.expected::<F>());
+        if let Some(bindings) = &case.bindings_after {
+            let world = World {
+                bindings: bindings.clone(),
+                ..case.world.clone()
+            };
+            let expected = world.tables::<F>(1, NOW);
+            let difference = bindings_differ(&tables, &expected);
+            complaint = complaint
+                .into_iter()
+                .chain(difference)
+                .reduce(|a, b| a + &b);
+        }
         if let Some(flows) = &case.flows_after {
             let world = World {
                 flows: flows.clone(),
@@ -145,6 +157,16 @@ pub fn run_all<F: CaseFamily>(cases: &[Case]) -> Vec<String> {
         complaints.extend(complaint.map(|text| format!("{} ({}): {text}", case.name, F::NAME)));
     }
     complaints
+}
+
+/// How the bindings differ, in words.
+pub fn bindings_differ<F: CaseFamily>(
+    ours: &HostTables<F>,
+    expected: &HostTables<F>,
+) -> Option<String> {
+    let (ours, expected) = (ours.written.borrow(), expected.written.borrow());
+    let (ours, expected) = (&ours.affinity, &expected.affinity);
+    (ours != expected).then(|| format!("\n  AFFINITY has {ours:?}\n    and not {expected:?}"))
 }
 
 /// How the known flows differ, in words.

@@ -2,15 +2,16 @@
 //! network namespace whose devices and routes are those of the world.
 
 use std::collections::BTreeMap;
-use std::net::UdpSocket;
+use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail};
 use aya::programs::{Program, SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
-use proxy_common::Counter;
+use proxy_common::{Counter, protocol};
 use proxy_ebpf::tables::host::HostTables;
 use proxy_ebpf::{Hook, V4, V6, Verdict};
 use proxy_userspace::datapath::pin::{PinKind, Pins};
+use socket2::{Domain, Socket, Type};
 
 use super::raw_map::{self, KernelTables};
 use super::world::*;
@@ -77,11 +78,9 @@ fn addresses<F: CaseFamily>() -> String {
     let text = |role| ip::<F>(role);
     let mut lines = String::new();
     for (role, _) in OWN {
-        let device = DEVICES
-            .iter()
-            .find(|device| device.address == Some(role))
-            .expect("an own address is on a device");
-        let (address, index) = (text(role), device.ifindex);
+        let device = DEVICES.iter().find(|device| device.address == Some(role));
+        let index = device.map_or(UPLINK, |device| device.ifindex);
+        let address = text(role);
         let bits = <F::Addr as proxy_common::Address>::BITS;
         lines += &format!("addr add {address}/{bits} dev dev{index} {nodad}\n");
     }
@@ -287,6 +286,7 @@ impl Runner {
         let parts = [
             outcome.differs(&expected),
             host::flows_differ(&flows, &on_host),
+            host::bindings_differ(&flows, &on_host),
         ];
         Ok(parts.into_iter().flatten().reduce(|all, part| all + &part))
     }
@@ -341,14 +341,25 @@ fn outcome(
     })
 }
 
-/// The connected sockets of the world, in the namespace of the calling thread.
-fn sockets<F: CaseFamily>(world: &World) -> Result<Vec<UdpSocket>> {
-    let open = |(own, peer): &(At, At)| {
-        let socket = UdpSocket::bind((ip::<F>(own.0), own.1))?;
-        socket.connect((ip::<F>(peer.0), peer.1))?;
-        Ok::<_, std::io::Error>(socket)
+/// The connected sockets of the world, in the namespace of the calling thread. A TCP one stays
+/// where its SYN was sent.
+fn sockets<F: CaseFamily>(world: &World) -> Result<Vec<Socket>> {
+    let open = |(own, peer, protocol): &(At, At, u8)| {
+        let (own, peer) = ((ip::<F>(own.0), own.1), (ip::<F>(peer.0), peer.1));
+        let (own, peer) = (SocketAddr::from(own), SocketAddr::from(peer));
+        let kind = match *protocol {
+            protocol::TCP => Type::STREAM,
+            _ => Type::DGRAM,
+        };
+        let socket = Socket::new(Domain::for_address(own), kind, None)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&own.into())?;
+        match socket.connect(&peer.into()) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+            _ => Ok(socket),
+        }
     };
-    let opened: Result<Vec<UdpSocket>, _> = world.sockets.iter().map(open).collect();
+    let opened: Result<Vec<Socket>, _> = world.sockets.iter().map(open).collect();
     opened.context("a socket of the world")
 }
 

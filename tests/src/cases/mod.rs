@@ -24,7 +24,7 @@ use proxy_ebpf::{Hook, Verdict};
 
 use flows::Flow;
 use packets::PacketSpec;
-use world::{CaseFamily, POD, World};
+use world::{Binding, CaseFamily, POD, World};
 
 /// What leaves.
 #[derive(Clone, Debug)]
@@ -68,6 +68,8 @@ pub struct Case {
     pub counters: Vec<Counter>,
     /// The flows that are known afterwards, where the case says so.
     pub flows_after: Option<Vec<Flow>>,
+    /// Who is bound to what afterwards, where the case says so.
+    pub bindings_after: Option<Vec<Binding>>,
 }
 
 /// The families that a case holds for.
@@ -108,6 +110,7 @@ pub fn case(name: impl Into<String>, rules: &'static [&'static str], packet: Pac
         out: Out::Unchanged,
         counters: Vec::new(),
         flows_after: None,
+        bindings_after: None,
     }
 }
 
@@ -141,6 +144,12 @@ impl Case {
     /// These flows are known afterwards, and no others.
     pub fn leaves(mut self, flows: &[Flow]) -> Self {
         self.flows_after = Some(flows.to_vec());
+        self
+    }
+
+    /// These clients are bound afterwards, and no others.
+    pub fn binds(mut self, bindings: &[Binding]) -> Self {
+        self.bindings_after = Some(bindings.to_vec());
         self
     }
 

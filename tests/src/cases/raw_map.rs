@@ -118,6 +118,8 @@ pub struct KernelTables {
     handshakes: RawMap,
     flows: RawMap,
     fragments: RawMap,
+    affinity: RawMap,
+    answers: RawMap,
 }
 
 impl KernelTables {
@@ -140,6 +142,8 @@ impl KernelTables {
             handshakes: family("HANDSHAKES")?,
             flows: family("FLOWS")?,
             fragments: family("FRAGMENTS")?,
+            affinity: family("AFFINITY")?,
+            answers: shared("ANSWERS")?,
         })
     }
 
@@ -154,6 +158,7 @@ impl KernelTables {
             &self.handshakes,
             &self.flows,
             &self.fragments,
+            &self.affinity,
         ] {
             map.empty()?;
         }
@@ -169,9 +174,10 @@ impl KernelTables {
         self.clear_counters()
     }
 
-    /// Sets every counter to 0.
+    /// Sets every counter to 0, and forgets which answers were given.
     pub fn clear_counters(&self) -> Result<()> {
         let zeros = vec![0_u8; 8 * aya::util::nr_cpus().map_err(|(_, error)| error)?];
+        sys::map_update(self.answers.fd.as_fd(), &0_u32.to_ne_bytes(), &zeros)?;
         for counter in Counter::ALL {
             let key = (*counter as u32).to_ne_bytes();
             sys::map_update(self.counters.fd.as_fd(), &key, &zeros)?;
@@ -231,6 +237,15 @@ impl KernelTables {
         for (key, value) in &written.flows {
             self.flows.set(key, value)?;
         }
+        let (second, count) = written.answers;
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+        let answers = [second, count].repeat(cpus);
+        let bytes = bytemuck::cast_slice(&answers);
+        sys::map_update(self.answers.fd.as_fd(), &0_u32.to_ne_bytes(), bytes)?;
+        for (key, value) in &written.affinity {
+            let key: AffinityKey<F::Addr> = bytemuck::pod_read_unaligned(key);
+            self.affinity.set(&key, value)?;
+        }
         for (key, value) in &written.fragments {
             let key: FragmentKey<F::Addr> = bytemuck::pod_read_unaligned(key);
             self.fragments.set(&key, value)?;
@@ -244,6 +259,11 @@ impl KernelTables {
         let written = tables.written.get_mut();
         written.handshakes = self.handshakes.entries().into_iter().collect::<Flows<F>>();
         written.flows = self.flows.entries().into_iter().collect::<Flows<F>>();
+        let bindings = self
+            .affinity
+            .entries::<AffinityKey<F::Addr>, AffinityEntry>();
+        let bytes = |(key, value)| (bytemuck::bytes_of(&key).to_vec(), value);
+        written.affinity = bindings.into_iter().map(bytes).collect();
         tables
     }
 

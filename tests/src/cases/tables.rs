@@ -23,9 +23,17 @@ fn row(protocol: u8) -> u32 {
     }
 }
 
-/// FrontendId of the ClusterIP or the NodePort of a protocol.
+/// The frontends of each service port.
+const KINDS: [FrontendKind; 3] = [
+    FrontendKind::ClusterIp,
+    FrontendKind::NodePort,
+    FrontendKind::LoadBalancer,
+];
+
+/// FrontendId of a protocol's frontend of a kind.
 fn frontend_id(protocol: u8, kind: FrontendKind) -> u32 {
-    1 + row(protocol) * 2 + u32::from(kind == FrontendKind::NodePort)
+    let position = KINDS.iter().position(|other| *other == kind);
+    1 + row(protocol) * KINDS.len() as u32 + position.expect("a frontend of the world") as u32
 }
 
 /// BackendId of the backend in a position.
@@ -57,11 +65,15 @@ impl World {
         tables
             .cluster_ips
             .insert((len, network), node::cluster_ip::UNALLOCATED);
+        let key = (<F::Addr as Address>::BITS, F::address(Role::OtherClusterIp));
+        tables.cluster_ips.insert(key, node::cluster_ip::ACTIVE);
         for protocol in PROTOCOLS {
             self.service_port(&mut tables, protocol);
         }
         self.flows(&mut tables, now);
         self.fragments(&mut tables);
+        self.bindings(&mut tables, now);
+        tables.written.get_mut().answers = (now, self.answers_given);
         tables
     }
 
@@ -76,6 +88,7 @@ impl World {
             config.detect_local = DetectLocal::Cidr as u32;
         }
         config.timeouts = config::Timeouts::default();
+        config.answers_per_sec = self.answers_per_sec;
         let family = F::config_mut(&mut config);
         let (_, network, mask) = pod_cidr::<F>();
         family.pods = Cidr {
@@ -89,6 +102,13 @@ impl World {
             mask,
             used: 1,
         };
+        let (_, network, mask) = prefix::<F>(Role::OtherClusterIp, whole::<F>());
+        family.service_cidrs[1] = Cidr {
+            network,
+            mask,
+            used: 1,
+        };
+        family.primary = F::address(Role::Node);
         config
     }
 
@@ -100,24 +120,35 @@ impl World {
         for (position, spec) in self.backends.iter().enumerate() {
             let id = backend_id(protocol, position);
             let is_local = is_local(spec.role);
+            let is_member = spec.in_cluster == Membership::In;
+            let mut flags = spec.departures << backend::flags::DEPARTURES_SHIFT;
+            if is_local {
+                flags |= backend::flags::LOCAL;
+            }
+            if self.affinity_secs != 0 && is_member {
+                flags |= backend::flags::IN_CLUSTER;
+                if is_local {
+                    flags |= backend::flags::IN_LOCAL;
+                }
+            }
             let value = Backend {
                 addr: F::address(spec.role),
                 port: Be16::new(TARGET),
                 state: spec.state,
-                flags: if is_local { backend::flags::LOCAL } else { 0 },
+                flags,
                 generation: GENERATION,
                 service_port: frontend_id(protocol, FrontendKind::ClusterIp),
             };
             tables.backends.insert(id, value);
             set_port(tables, protocol, Side::Source, TARGET);
-            if spec.in_cluster == Membership::In {
+            if is_member {
                 cluster.push(id);
                 if is_local {
                     local.push(id);
                 }
             }
         }
-        for kind in [FrontendKind::ClusterIp, FrontendKind::NodePort] {
+        for kind in KINDS {
             self.frontend(tables, protocol, kind, [&cluster, &local]);
         }
     }
@@ -132,6 +163,7 @@ impl World {
         let id = frontend_id(protocol, kind);
         let key = match kind {
             FrontendKind::ClusterIp => frontend_key::<F>(Role::ClusterIp, PORT, protocol),
+            FrontendKind::LoadBalancer => frontend_key::<F>(Role::Vip, PORT, protocol),
             _ => frontend_key::<F>(Role::Unspecified, NODE_PORT, protocol),
         };
         let region = id * REGION_LEN;
@@ -147,7 +179,7 @@ impl World {
         };
         let tail = RegionTail {
             service_port: frontend_id(protocol, FrontendKind::ClusterIp),
-            affinity_timeout_secs: 0,
+            affinity_timeout_secs: self.affinity_secs,
         };
         for role in &self.source_ranges {
             let range = (
@@ -188,6 +220,7 @@ impl World {
         for flow in &self.flows {
             let kind = match flow.dialed.0 {
                 Role::Node => FrontendKind::NodePort,
+                Role::Vip => FrontendKind::LoadBalancer,
                 _ => FrontendKind::ClusterIp,
             };
             let frontend = frontend_id(flow.protocol, kind);
@@ -203,6 +236,24 @@ impl World {
             if flow.halves != Halves::OriginalOnly {
                 table.insert(reply.0, reply.1);
             }
+        }
+    }
+
+    fn bindings<F: CaseFamily>(&self, tables: &mut HostTables<F>, now: u32) {
+        let written = tables.written.get_mut();
+        for binding in &self.bindings {
+            let key = AffinityKey {
+                client: F::address(binding.client),
+                service_port: frontend_id(binding.protocol, FrontendKind::ClusterIp),
+            };
+            let entry = AffinityEntry {
+                backend: backend_id(binding.protocol, binding.position),
+                generation: binding.generation,
+                last_used_secs: now.wrapping_sub(binding.idle_secs),
+                tag: key.hash(binding.departures.into()),
+            };
+            let key = bytemuck::bytes_of(&key).to_vec();
+            written.affinity.insert(key, entry);
         }
     }
 
@@ -259,6 +310,11 @@ fn set_port<F: CaseFamily>(tables: &mut HostTables<F>, protocol: u8, side: Side,
 /// Length, network and mask of the pods' addresses.
 fn pod_cidr<F: CaseFamily>() -> (u32, F::Addr, F::Addr) {
     prefix::<F>(Role::Pod, if F::VERSION == 4 { 16 } else { 48 })
+}
+
+/// Length of a whole address.
+fn whole<F: CaseFamily>() -> u32 {
+    <F::Addr as Address>::BITS
 }
 
 /// Length, network and mask of the ServiceCIDR.

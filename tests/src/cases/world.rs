@@ -64,6 +64,10 @@ pub enum Role {
     BridgeGateway,
     /// The Service's ClusterIP.
     ClusterIp,
+    /// A load balancer's address for the Service, on this node's uplink.
+    Vip,
+    /// A ClusterIP outside of the ServiceCIDR; none of its ports is served.
+    OtherClusterIp,
     /// An address of the ServiceCIDR that no Service has.
     Unallocated,
     /// A router on the way to a backend.
@@ -114,6 +118,8 @@ impl CaseFamily for V4 {
             Role::OverlayGateway => [10, 1, 5, 1],
             Role::BridgeGateway => [10, 1, 3, 1],
             Role::ClusterIp => [10, 96, 0, 10],
+            Role::Vip => [203, 0, 113, 80],
+            Role::OtherClusterIp => [10, 97, 0, 10],
             Role::Unallocated => [10, 96, 7, 7],
             Role::Router => [198, 51, 100, 254],
             Role::Foreign => [192, 0, 2, 77],
@@ -155,6 +161,8 @@ impl CaseFamily for V6 {
             Role::OverlayGateway => "fd00:10:1:5::1",
             Role::BridgeGateway => "fd00:10:1:3::1",
             Role::ClusterIp => "fd00:10:96::10",
+            Role::Vip => "2001:db8:80::80",
+            Role::OtherClusterIp => "fd00:10:97::10",
             Role::Unallocated => "fd00:10:96::77:7",
             Role::Router => "2001:db8:1::fe",
             Role::Foreign => "2001:db8:c::77",
@@ -179,8 +187,9 @@ impl CaseFamily for V6 {
 }
 
 /// This node's addresses, and what NODE_ADDRESSES says of them.
-pub const OWN: [(Role, u32); 4] = [
+pub const OWN: [(Role, u32); 5] = [
     (Role::Node, address_flags::OWN | address_flags::NODE_PORT),
+    (Role::Vip, address_flags::OWN),
     (Role::PodGateway, address_flags::OWN),
     (Role::OverlayGateway, address_flags::OWN),
     (Role::BridgeGateway, address_flags::OWN),
@@ -284,10 +293,18 @@ pub struct World {
     pub cluster_ip: u32,
     /// Known connections.
     pub flows: Vec<Flow>,
+    /// Affinity timeout of the Service; 0: none.
+    pub affinity_secs: u32,
+    /// Who is bound to what.
+    pub bindings: Vec<Binding>,
+    /// Answers that each CPU may give in a second; 0: any number.
+    pub answers_per_sec: u32,
+    /// Answers that were given in this second.
+    pub answers_given: u32,
     /// First fragments that were seen: source, destination, identification, protocol.
     pub fragments: Vec<(At, At, u16, u8)>,
-    /// Connected UDP sockets of this node: own address, peer.
-    pub sockets: Vec<(At, At)>,
+    /// Connected sockets of this node: own address, peer, IP protocol.
+    pub sockets: Vec<(At, At, u8)>,
 }
 
 /// Whether CONFIG is written.
@@ -317,6 +334,37 @@ pub struct BackendSpec {
     pub state: u8,
     /// In the Cluster set.
     pub in_cluster: Membership,
+    /// How often it has left the sets.
+    pub departures: u8,
+}
+
+/// A client that is bound to a backend.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Binding {
+    /// The client.
+    pub client: Role,
+    /// IP protocol.
+    pub protocol: u8,
+    /// Position of the backend.
+    pub position: usize,
+    /// Its generation when it was bound.
+    pub generation: u32,
+    /// Its departures when it was bound.
+    pub departures: u8,
+    /// Seconds since the last new flow.
+    pub idle_secs: u32,
+}
+
+/// A client bound to the backend in a position, over TCP.
+pub fn binding(client: Role, position: usize) -> Binding {
+    Binding {
+        client,
+        protocol: proxy_common::protocol::TCP,
+        position,
+        generation: GENERATION,
+        departures: 0,
+        idle_secs: 0,
+    }
 }
 
 /// Whether a backend is in a set.
@@ -340,6 +388,10 @@ impl Default for World {
             source_ranges: Vec::new(),
             cluster_ip: cluster_ip::ACTIVE,
             flows: Vec::new(),
+            affinity_secs: 0,
+            bindings: Vec::new(),
+            answers_per_sec: 0,
+            answers_given: 0,
             fragments: Vec::new(),
             sockets: Vec::new(),
         }
@@ -352,6 +404,7 @@ pub fn backend(role: Role) -> BackendSpec {
         role,
         state: proxy_common::BackendState::Active as u8,
         in_cluster: Membership::In,
+        departures: 0,
     }
 }
 

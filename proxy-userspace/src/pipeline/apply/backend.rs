@@ -9,7 +9,7 @@ use super::{Obstacle, Run};
 use crate::family::{Endpoint, IpFamily};
 use crate::maps::{FamilyMaps, Maps};
 use crate::pipeline::actual::ActualBackend;
-use crate::pipeline::desired::{DesiredBackend, ServicePortName};
+use crate::pipeline::desired::ServicePortName;
 use crate::pipeline::diff::BackendOp;
 
 impl<A: IpFamily, M: Maps + FamilyMaps<A>> Run<'_, A, M> {
@@ -17,6 +17,7 @@ impl<A: IpFamily, M: Maps + FamilyMaps<A>> Run<'_, A, M> {
     pub(super) fn put_backend(&mut self, op: &BackendOp<A>) -> Result<(), Obstacle> {
         let port = self.actual.port_mut(&op.name);
         let (port_id, known) = (port.id, port.backends.get(&op.endpoint).copied());
+        let departures = known.map_or(0, |known| departures(&known, op.backend.sets));
         let (id, generation) = match known {
             Some(known) => (known.id, known.generation),
             None => {
@@ -32,7 +33,15 @@ impl<A: IpFamily, M: Maps + FamilyMaps<A>> Run<'_, A, M> {
                 )
             }
         };
-        let value = backend_value(op.endpoint, op.backend, generation, port_id);
+        let written = ActualBackend {
+            id,
+            is_local: op.backend.is_local,
+            state: op.backend.state,
+            sets: op.backend.sets,
+            departures,
+            generation,
+        };
+        let value = backend_value(op.endpoint, &written, port_id);
         let result = FamilyMaps::<A>::write_backend(self.maps, id, &value);
         if let Err(obstacle) = self.note(result) {
             if known.is_none() {
@@ -41,13 +50,6 @@ impl<A: IpFamily, M: Maps + FamilyMaps<A>> Run<'_, A, M> {
             return Err(obstacle);
         }
         self.actual.generations.remove(&id);
-        let DesiredBackend { is_local, state } = op.backend;
-        let written = ActualBackend {
-            id,
-            is_local,
-            state,
-            generation,
-        };
         self.actual
             .port_mut(&op.name)
             .backends
@@ -70,11 +72,15 @@ impl<A: IpFamily, M: Maps + FamilyMaps<A>> Run<'_, A, M> {
             addr: A::UNSPECIFIED,
             port: 0,
         };
-        let free = DesiredBackend {
+        let free = ActualBackend {
             is_local: false,
             state: BackendState::Free,
+            sets: 0,
+            departures: 0,
+            generation,
+            ..known
         };
-        let value = backend_value(nowhere, free, generation, 0);
+        let value = backend_value(nowhere, &free, 0);
         let result = FamilyMaps::<A>::write_backend(self.maps, known.id, &value);
         self.note(result)?;
         self.actual.generations.insert(known.id, generation);
@@ -84,18 +90,24 @@ impl<A: IpFamily, M: Maps + FamilyMaps<A>> Run<'_, A, M> {
     }
 }
 
+/// Counts a departure where the backend is in no set any more: who was bound to it is not.
+fn departures(known: &ActualBackend, sets: u8) -> u8 {
+    let has_left = known.sets != 0 && sets == 0;
+    (known.departures + u8::from(has_left)) & (u8::MAX >> flags::DEPARTURES_SHIFT)
+}
+
 fn backend_value<A: IpFamily>(
     endpoint: Endpoint<A>,
-    backend: DesiredBackend,
-    generation: u32,
+    backend: &ActualBackend,
     service_port: u32,
 ) -> Backend<A> {
+    let local = if backend.is_local { flags::LOCAL } else { 0 };
     Backend {
         addr: endpoint.addr,
         port: Be16::new(endpoint.port),
         state: backend.state as u8,
-        flags: if backend.is_local { flags::LOCAL } else { 0 },
-        generation,
+        flags: local | backend.sets | backend.departures << flags::DEPARTURES_SHIFT,
+        generation: backend.generation,
         service_port,
     }
 }

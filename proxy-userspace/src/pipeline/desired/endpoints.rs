@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proxy_common::BackendState;
+use proxy_common::backend::flags;
 
 use super::node::NodeFacts;
 use super::{DesiredBackend, ServicePortName};
@@ -77,10 +78,25 @@ pub fn backends<A: IpFamily>(endpoints: &Endpoints<A>) -> BTreeMap<Endpoint<A>, 
                 DesiredBackend {
                     is_local: facts.is_local,
                     state,
+                    sets: 0,
                 },
             )
         })
         .collect()
+}
+
+/// Says of each backend which sets it is in.
+pub fn enter_sets<A: IpFamily>(
+    backends: &mut BTreeMap<Endpoint<A>, DesiredBackend>,
+    [cluster, local]: [&[Endpoint<A>]; 2],
+) {
+    for (members, flag) in [(cluster, flags::IN_CLUSTER), (local, flags::IN_LOCAL)] {
+        for endpoint in members {
+            if let Some(backend) = backends.get_mut(endpoint) {
+                backend.sets |= flag;
+            }
+        }
+    }
 }
 
 /// Decides both sets, each with its own fallback (S-066).

@@ -65,6 +65,9 @@ pub struct DesiredBackend {
     pub is_local: bool,
     /// Never `Free`.
     pub state: BackendState,
+    /// The sets that it is in: `IN_CLUSTER` and `IN_LOCAL` of its flags. None without affinity,
+    /// which alone asks for them (S-103).
+    pub sets: u8,
 }
 
 /// One service port in one family.

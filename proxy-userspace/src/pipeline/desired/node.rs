@@ -7,7 +7,10 @@ use bytemuck::Zeroable;
 use ipnet::IpNet;
 use proxy_common::config::flags;
 use proxy_common::node::address_flags;
-use proxy_common::{ABI_VERSION, Cidr, Config, DetectLocal, FamilyConfig, SERVICE_CIDRS_MAX};
+use proxy_common::{
+    ABI_VERSION, ANSWERS_PER_SEC_DEFAULT, Cidr, Config, DetectLocal, FamilyConfig,
+    SERVICE_CIDRS_MAX,
+};
 
 use super::cover::cover;
 use crate::family::{IpFamily, config_cidr};
@@ -216,12 +219,17 @@ pub fn config(settings: &Settings, node: &NodeFacts, service_cidrs: &[IpNet]) ->
         snat_ports: settings.snat_ports,
         detect_local: detect_local as u32,
         timeouts: settings.timeouts,
-        v4: family_config(pods, service_cidrs),
-        v6: family_config(pods, service_cidrs),
+        answers_per_sec: ANSWERS_PER_SEC_DEFAULT,
+        v4: family_config(node, pods, service_cidrs),
+        v6: family_config(node, pods, service_cidrs),
     }
 }
 
-fn family_config<A: IpFamily>(pods: &[IpNet], service_cidrs: &[IpNet]) -> FamilyConfig<A> {
+fn family_config<A: IpFamily>(
+    node: &NodeFacts,
+    pods: &[IpNet],
+    service_cidrs: &[IpNet],
+) -> FamilyConfig<A> {
     let mut cidrs: [Cidr<A>; SERVICE_CIDRS_MAX] = Zeroable::zeroed();
     let of_family = service_cidrs.iter().filter(|net| is_of_family::<A>(net));
     for (cidr, net) in cidrs.iter_mut().zip(cover(of_family.copied())) {
@@ -231,6 +239,7 @@ fn family_config<A: IpFamily>(pods: &[IpNet], service_cidrs: &[IpNet]) -> Family
     FamilyConfig {
         pods,
         service_cidrs: cidrs,
+        primary: node.primary::<A>().unwrap_or(A::UNSPECIFIED),
     }
 }
 

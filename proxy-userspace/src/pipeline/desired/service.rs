@@ -153,16 +153,21 @@ fn port<A: IpFamily>(
     if internal_policy == TrafficPolicy::Cluster && !external_is_local {
         sets.local = Arc::default();
     }
+    let affinity_timeout_secs = affinity_timeout_secs(service);
+    let mut backends = endpoints::backends(merged);
+    if affinity_timeout_secs != 0 {
+        endpoints::enter_sets(&mut backends, [&sets.cluster, &sets.local]);
+    }
     DesiredPort {
         created: service.metadata.creation_timestamp.clone(),
         frontends: Vec::new(),
-        backends: endpoints::backends(merged),
+        backends,
         cluster: sets.cluster,
         local: sets.local,
         has_endpoints: sets.has_endpoints,
         internal_policy,
         external_policy,
-        affinity_timeout_secs: affinity_timeout_secs(service),
+        affinity_timeout_secs,
         source_ranges: BTreeSet::new(),
         source_ranges_have_node: false,
     }

@@ -25,10 +25,22 @@ fn options() -> Vec<Case> {
         );
     }
     let many = syn(POD_AT, VIP).extras(Extras::TooMany);
-    let mut too_many =
-        case("more extension headers than we walk", &["S-133"], many).left_alone(TooManyHeaders);
-    too_many.families = Families::V6;
-    cases.push(too_many);
+    let foreign = many.clone().dst((Role::Foreign, PORT));
+    let rules = &["S-133"];
+    for too_many in [
+        case("more extension headers than we walk", rules, many).dropped(Unparsable),
+        case(
+            "too many extension headers to a foreign host",
+            rules,
+            foreign,
+        )
+        .left_alone(TooManyHeaders),
+    ] {
+        cases.push(Case {
+            families: Families::V6,
+            ..too_many
+        });
+    }
     cases
 }
 
@@ -53,10 +65,16 @@ fn fragments() -> Vec<Case> {
         .passed(later.clone().dst(LOCAL_AT), &[Fragment]),
         case(
             "a later fragment whose first was not seen",
-            &["S-131"],
+            &["S-131", "S-133"],
             later.clone(),
         )
         .flow(flow)
+        .dropped(FrontendFragment),
+        case(
+            "a foreign later fragment",
+            &["S-131", "P-14"],
+            later.clone().dst((Role::Foreign, PORT)),
+        )
         .left_alone(FragmentUnknown),
         case("a later fragment starts no flow", &["S-131"], later)
             .world(known)
@@ -112,16 +130,20 @@ fn cut_short() -> Vec<Case> {
     for kept in 0..20 {
         let packet = syn(POD_AT, VIP);
         let ends: &[Counter] = match kept {
-            0..15 => &[Truncated],
+            0..15 => &[Unparsable],
             15..18 => &[NewFlow, Unparsable],
             _ => &[NewFlow, OriginalStack],
         };
         cases.push(cut(packet, "TCP", 20 - kept, ends));
+        if kept < 15 {
+            let foreign = syn(POD_AT, (Role::Foreign, PORT));
+            cases.push(cut(foreign, "foreign TCP", 20 - kept, &[Truncated]));
+        }
     }
     for kept in 0..8 {
         let packet = udp(POD_AT, VIP).len(0);
         let ends: &[Counter] = match kept {
-            0..4 => &[Truncated],
+            0..4 => &[Unparsable],
             _ => &[NewFlow, Unparsable],
         };
         cases.push(cut(packet, "UDP", 8 - kept, ends));

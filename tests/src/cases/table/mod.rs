@@ -1,5 +1,6 @@
 //! The table itself, by subject.
 
+mod affinity;
 mod bytes;
 mod icmp;
 mod inside;
@@ -35,6 +36,7 @@ pub fn table() -> Vec<Case> {
     [
         paths::cases(),
         inside::cases(),
+        affinity::cases(),
         refusals::cases(),
         tracking::cases(),
         icmp::cases(),

@@ -3,6 +3,7 @@
 use proxy_common::BackendState;
 use proxy_common::Counter::*;
 use proxy_common::config::flags::KEEP_UNALLOCATED;
+use proxy_common::frontend::flags::{HAS_ENDPOINTS, LOCAL_POLICY, SOURCE_RANGES_NODE};
 
 use super::super::case;
 use super::super::packets::*;
@@ -13,6 +14,8 @@ pub fn cases() -> Vec<Case> {
         no_endpoints(),
         service_range(),
         admission(),
+        limited(),
+        source_ranges(),
         foreign(),
         backends(),
     ]
@@ -85,6 +88,8 @@ fn service_range() -> Vec<Case> {
     };
     let other = syn(POD_AT, unknown);
     let reset = tcp(POD_AT, unknown, RST);
+    let outside = syn(POD_AT, (Role::OtherClusterIp, 4444));
+    let ping_outside = echo((Role::Pod, 0), (Role::OtherClusterIp, 0));
     vec![
         case(
             "an unknown port of a ClusterIP is refused",
@@ -101,6 +106,18 @@ fn service_range() -> Vec<Case> {
         case("a ping of a ClusterIP is refused", &["S-077"], ping.clone())
             .answered(error_of(&ping, IcmpKind::Refused), RejectClusterIp),
         case("a reset is never answered", &["S-104"], reset).dropped(AnswerSuppressed),
+        case(
+            "an unknown port of a ClusterIP outside of the ServiceCIDRs is refused",
+            &["S-077", "S-079"],
+            outside.clone(),
+        )
+        .answered(reset_of(&outside), RejectClusterIp),
+        case(
+            "a ping of a ClusterIP outside of the ServiceCIDRs is refused",
+            &["S-077", "S-079"],
+            ping_outside.clone(),
+        )
+        .answered(error_of(&ping_outside, IcmpKind::Refused), RejectClusterIp),
         case(
             "an unallocated service address is dropped",
             &["S-078"],
@@ -175,10 +192,105 @@ fn admission() -> Vec<Case> {
         )
         .ingress(UPLINK)
         .world(World {
-            sockets: vec![(NODE_AT, CLIENT_AT)],
+            sockets: vec![(NODE_AT, CLIENT_AT, proxy_common::protocol::UDP)],
             ..World::default()
         })
         .left_alone(SocketOwner),
+    ]
+}
+
+/// The limit of answers, which the clock of the runs never gives back.
+fn limited() -> Vec<Case> {
+    let unknown = syn(POD_AT, (Role::ClusterIp, 81));
+    let world = |answers_given| World {
+        answers_per_sec: 3,
+        answers_given,
+        ..World::default()
+    };
+    vec![
+        case(
+            "the last answer that the limit allows",
+            &["S-104"],
+            unknown.clone(),
+        )
+        .world(world(2))
+        .answered(reset_of(&unknown), RejectClusterIp),
+        case("one answer more than the limit", &["S-104"], unknown)
+            .world(world(3))
+            .dropped(AnswerLimited),
+    ]
+}
+
+/// `loadBalancerSourceRanges` at the load balancer's address.
+fn source_ranges() -> Vec<Case> {
+    let dialed = (Role::Vip, PORT);
+    let world = |flags, ranges: &[Role]| World {
+        frontend_flags: HAS_ENDPOINTS | flags,
+        source_ranges: ranges.to_vec(),
+        ..World::default()
+    };
+    let by_itself = |source| syn((source, CLIENT_PORT), dialed);
+    let out = by_itself(Role::Vip).src((Role::PodGateway, SNAT_PORT));
+    let pod = syn(POD_AT, dialed);
+    vec![
+        case(
+            "this node with the load balancer's address, its primary one allowed",
+            &["S-114"],
+            by_itself(Role::Vip),
+        )
+        .egress(UPLINK)
+        .world(world(SOURCE_RANGES_NODE, &[Role::Node]))
+        .ends(
+            Verdict::Redirect(LOCAL),
+            Out::Packet(out.dst(LOCAL_AT)),
+            &[NewFlow, OriginalRedirect],
+        ),
+        case(
+            "this node with the load balancer's address, its primary one not allowed",
+            &["S-114"],
+            by_itself(Role::Vip),
+        )
+        .egress(UPLINK)
+        .world(world(0, &[Role::Client]))
+        .dropped(SourceRange),
+        case(
+            "another own address is not the load balancer's",
+            &["S-114"],
+            by_itself(Role::PodGateway),
+        )
+        .egress(UPLINK)
+        .world(world(SOURCE_RANGES_NODE, &[Role::Node]))
+        .dropped(SourceRange),
+        case(
+            "a pod outside of the source ranges is dropped",
+            &["S-113", "S-117"],
+            pod.clone(),
+        )
+        .world(world(LOCAL_POLICY, &[Role::Client]))
+        .dropped(SourceRange),
+        case(
+            "an excluded source is dropped also without endpoints",
+            &["S-116"],
+            pod.clone(),
+        )
+        .world(World {
+            backends: Vec::new(),
+            frontend_flags: 0,
+            ..world(0, &[Role::Client])
+        })
+        .dropped(SourceRange),
+        case(
+            "an allowed source is refused without endpoints",
+            &["S-116"],
+            pod.clone(),
+        )
+        .world(World {
+            backends: Vec::new(),
+            frontend_flags: 0,
+            source_ranges: vec![Role::Pod],
+            ..World::default()
+        })
+        .answered(reset_of(&pod), RejectNoEndpoint),
     ]
 }
 
