@@ -130,7 +130,8 @@ impl Reader<'_> {
             let is_given = node
                 .get(ignored)
                 .is_some_and(|node| !is_empty(&node.to_json()));
-            if is_given {
+            let names_block = matches!(mode(&config), "iptables" | "nftables");
+            if is_given && !(ignored == "mode" && names_block) {
                 let line = node.line_of(&[located::Step::Key(ignored.to_owned())]);
                 self.warnings.push(format!(
                     "{}:{line}: {ignored} has no meaning here",
@@ -138,8 +139,14 @@ impl Reader<'_> {
                 ));
             }
         }
-        // kube-proxy reads the section of its mode; who used either may have set either.
-        let table = config.nftables.or(config.iptables).unwrap_or_default();
+        // As kube-proxy does: the section that the mode names. Without a mode that is iptables',
+        // unless only the other one was written.
+        let table = match mode(&config) {
+            "nftables" => config.nftables,
+            "" => config.iptables.or(config.nftables),
+            _ => config.iptables,
+        };
+        let table = table.unwrap_or_default();
         let conntrack = config.conntrack;
         let logging = config.logging;
         let (bridge, prefix) = (
@@ -227,8 +234,7 @@ struct KubeProxyConfiguration {
     _enable_profiling: Anything,
     #[serde(rename = "showHiddenMetricsForVersion")]
     _show_hidden_metrics_for_version: Anything,
-    #[serde(rename = "mode")]
-    _mode: Anything,
+    mode: Anything,
     #[serde(rename = "ipvs")]
     _ipvs: Anything,
     #[serde(rename = "winkernel")]
@@ -247,7 +253,13 @@ struct KubeProxyConfiguration {
     _windows_run_as_service: Anything,
 }
 
-/// A known field that is not used.
+/// The mode in words; empty where it is not given.
+fn mode(config: &KubeProxyConfiguration) -> &str {
+    let mode = config.mode.as_ref();
+    mode.and_then(serde_json::Value::as_str).unwrap_or_default()
+}
+
+/// A known field that is not used, or hardly.
 type Anything = Option<serde_json::Value>;
 
 #[derive(Deserialize, Default)]

@@ -184,6 +184,26 @@ fn flag_equal_to_the_default_wins_too() {
 }
 
 #[test]
+fn mode_names_the_block_that_holds() {
+    let of = |mode: &str, iptables: &str, nftables: &str| {
+        let file = kube_proxy(&format!(
+            "mode: {mode}\niptables: {{{iptables}}}\nnftables: {{{nftables}}}"
+        ));
+        let options = options("--nodeport-addresses all", &file).unwrap();
+        (options.settings.masquerade_all, options.warnings.len())
+    };
+    let yes = "masqueradeAll: true";
+    assert_eq!(of("nftables", "", yes), (true, 0));
+    assert_eq!(of("nftables", yes, ""), (false, 0));
+    assert_eq!(of("iptables", yes, ""), (true, 0));
+    assert_eq!(of("iptables", "", yes), (false, 0));
+    assert_eq!(of("ipvs", yes, ""), (true, 1));
+    assert_eq!(of("'' ", yes, ""), (true, 0));
+    let only = options("", &kube_proxy("nftables: {masqueradeAll: true}")).unwrap();
+    assert!(only.settings.masquerade_all);
+}
+
+#[test]
 fn node_name_and_hostname_override_are_one_flag() {
     for line in ["--node-name N2", "--hostname-override=N2"] {
         assert_eq!(options(line, "").unwrap().selection.node_name, "n2");
