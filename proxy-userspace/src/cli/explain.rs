@@ -17,15 +17,10 @@ pub struct Misuse(String);
 
 /// Prints what happens to the packets.
 pub fn explain(args: ExplainArgs) -> anyhow::Result<()> {
-    let queries = queries(&args)?;
-    let world = world(&args)?;
-    for complaint in &world.complaints {
+    let (answers, complaints) = answers(&args)?;
+    for complaint in &complaints {
         eprintln!("shunt: {complaint}");
     }
-    let answers: Vec<Answer> = queries
-        .iter()
-        .map(|query| explain::explain(&world, query))
-        .collect();
     let is_list = args.packets.is_some();
     let format = args.output.unwrap_or(match is_list {
         true => AnswerFormat::Json,
@@ -42,6 +37,17 @@ pub fn explain(args: ExplainArgs) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The answers in the order of the packets, and what is to be said besides.
+pub fn answers(args: &ExplainArgs) -> anyhow::Result<(Vec<Answer>, Vec<String>)> {
+    let queries = queries(args)?;
+    let world = world(args)?;
+    let answers = queries.iter();
+    let answers = answers
+        .map(|query| explain::explain(&world, query))
+        .collect();
+    Ok((answers, world.complaints))
 }
 
 fn queries(args: &ExplainArgs) -> Result<Vec<Query>, Misuse> {

@@ -25,7 +25,7 @@ pub struct Given {
     #[arg(long, visible_alias = "hostname-override", value_name = "NAME")]
     pub node_name: Option<String>,
     /// Serve only Services whose label service.kubernetes.io/service-proxy-name is this
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, alias = "service-proxy-name", value_name = "NAME")]
     pub proxy_name: Option<String>,
     /// Interfaces to attach to, as patterns (default: found from the routes)
     #[arg(long, value_delimiter = ',', value_name = "GLOB")]

@@ -11,13 +11,13 @@ use proxy_ebpf::environment::RouteQuery;
 use proxy_ebpf::pipeline::frontend::{self, Found, Origin, Place};
 use proxy_ebpf::pipeline::host::no_headers;
 use proxy_ebpf::pipeline::parse::Headers;
-use proxy_ebpf::pipeline::select::{self, Choice, Masquerade, Part, Takers};
+use proxy_ebpf::pipeline::select::{self, Choice, Part, Takers};
 use proxy_ebpf::pipeline::{filter, nat, parse};
 use proxy_ebpf::tables::host::HostTables;
 use proxy_ebpf::{Environment, Family, Hook, Stop, Tables, V6, socket};
 
 use super::world::{Entries, Routes, UPLINK, World};
-use super::{Answer, From, Query, Stage, Verdict, endpoint_text, kind_text, packet};
+use super::{Answer, From, Query, Stage, Verdict, endpoint_text, kind_text, packet, words};
 use crate::family::{IpFamily, frontend_text};
 
 /// Says what happens to the packet, and why.
@@ -218,9 +218,9 @@ impl<'a, F: Family<Addr: IpFamily>> Run<'a, F> {
         // A process' packet has no input interface.
         let origin = detect(if from == From::Node { 0 } else { interface }, place);
         let is_at_socket = from == From::Node && self.is_own(&headers.tuple.dst);
-        self.say("origin", origin_text(from, self.query.from, origin));
+        self.say("origin", words::origin_text(from, self.query.from, origin));
         if from == From::Node {
-            self.say("hook", hook_text(is_at_socket).to_owned());
+            self.say("hook", words::hook_text(is_at_socket).to_owned());
         }
         Entry {
             ifindex,
@@ -317,7 +317,7 @@ impl<'a, F: Family<Addr: IpFamily>> Run<'a, F> {
 
     fn choose(&mut self, found: &Found, part: Part, entry: &Entry, choice: &Choice<F>) {
         let chosen = endpoint_text(choice.backend.addr.to_ip(), choice.backend.port.get());
-        let set = set_text(found, part, entry);
+        let set = words::set_text(found, part, entry.origin);
         let count = self.answer.backends.len();
         self.say("select", format!("{set}: {chosen}, one of {count}"));
         let kind = self.answer.kind.map_or("frontend", kind_text);
@@ -353,8 +353,11 @@ impl<'a, F: Family<Addr: IpFamily>> Run<'a, F> {
         }
         let is_delivered = self.tables.node_address(&backend.addr) & address_flags::OWN != 0;
         let source = match (self.answer.snat, self.answer.snat_address, planned) {
-            (false, _, _) => format!("source kept: {}", kept_text(choice)),
-            (true, Some(addr), _) => format!("source becomes {addr}: {}", self.why_snat(choice)),
+            (false, _, _) => format!("source kept: {}", words::kept_text(choice)),
+            (true, Some(addr), _) => format!(
+                "source becomes {addr}: {}",
+                words::snat_text(self.answer.hairpin, choice)
+            ),
             (true, None, _) if is_delivered => "source kept: local delivery".to_owned(),
             (true, None, Err(Stop::Drop(counter))) => {
                 format!("to be masqueraded, but {}", counter.text())
@@ -362,66 +365,5 @@ impl<'a, F: Family<Addr: IpFamily>> Run<'a, F> {
             (true, None, _) => "to be masqueraded".to_owned(),
         };
         self.say("nat", source);
-    }
-
-    fn why_snat(&self, choice: &Choice<F>) -> &'static str {
-        match (self.answer.hairpin, choice.masquerade) {
-            (true, _) => "the backend is the client itself (S-094)",
-            (false, Masquerade::IfNotLocal) => "the answer would not return by this node (P-4)",
-            (false, _) => "S-091",
-        }
-    }
-}
-
-fn origin_text(from: From, given: Option<From>, origin: Origin) -> String {
-    let place = match from {
-        From::Node => "sent by a process of this node",
-        From::Pod => "enters by a pod's interface",
-        From::External => "enters from outside of the node",
-    };
-    let told = match given {
-        Some(_) => "",
-        None => " (told by its source)",
-    };
-    let detected = match (origin.has_detector, origin.is_pod) {
-        (false, _) => "there is no detector: nothing counts as a pod",
-        (true, true) => "its source counts as a pod",
-        (true, false) => "its source does not count as a pod",
-    };
-    format!("{place}{told}; {detected} (S-083)")
-}
-
-fn hook_text(is_at_socket: bool) -> &'static str {
-    match is_at_socket {
-        true => "to an own address: only the socket hook sees it, at connect or sendmsg (P-8)",
-        false => "the egress hook, or the socket hook where that gives the same",
-    }
-}
-
-/// Which set, and why.
-fn set_text(found: &Found, part: Part, entry: &Entry) -> String {
-    let is_local = found.has(proxy_common::frontend::flags::LOCAL_POLICY);
-    let policy = match (found.is_cluster_ip(), is_local) {
-        (true, true) => "internalTrafficPolicy Local",
-        (true, false) => "internalTrafficPolicy Cluster",
-        (false, true) => "externalTrafficPolicy Local",
-        (false, false) => "externalTrafficPolicy Cluster",
-    };
-    let set = match part {
-        Part::Cluster => "Cluster set",
-        Part::Local => "Local set",
-    };
-    let exception = match (is_local, part, entry.origin.is_pod) {
-        (true, Part::Cluster, true) => ", short-circuited for a pod (S-081)",
-        (true, Part::Cluster, false) => ", short-circuited for an own address (S-081)",
-        _ => "",
-    };
-    format!("{set} ({policy}{exception})")
-}
-
-fn kept_text<F: Family>(choice: &Choice<F>) -> &'static str {
-    match choice.masquerade {
-        Masquerade::IfNotLocal => "the backend is on this node, its answer returns here (P-4)",
-        Masquerade::No | Masquerade::Yes => "S-091",
     }
 }

@@ -9,6 +9,7 @@ mod packet;
 pub mod packets;
 mod tables;
 pub mod text;
+mod words;
 pub mod world;
 
 use std::net::{IpAddr, SocketAddr};

@@ -63,12 +63,6 @@ pub fn desired<'a, A: IpFamily>(
         {
             port.source_ranges_have_node = contains_node(&ranges, context.node);
             port.source_ranges = ranges.clone();
-            if port.source_ranges_have_node {
-                // S-114: a process of this node may have any of them as its source.
-                let vips = addresses.load_balancer.iter();
-                port.source_ranges
-                    .extend(vips.map(|vip| Prefix::host(*vip)));
-            }
         }
         if ports.contains_key(&name) {
             problems.push(format!("spec.ports: {:?} is there twice", spec.name));
