@@ -118,6 +118,8 @@ impl<'a, F: Family<Addr: IpFamily>> Run<'a, F> {
             sport: Be16::new(self.query.sport),
             dport: Be16::new(self.query.dport),
         };
+        // A first packet meets no binding that an earlier question has made.
+        self.tables.written.take();
         if let Err((stage, stop)) = self.stages(&tuple) {
             let (verdict, counter) = match stop {
                 Stop::Pass(counter) => (Verdict::None, counter),
