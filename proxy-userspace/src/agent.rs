@@ -1,7 +1,10 @@
 //! The agent: one closed loop. Everything that happens is an [`Event`]; one match decides.
 
 mod answers;
+pub mod config_file;
 mod health;
+mod node_wait;
+mod setup;
 pub mod socket;
 pub mod status;
 pub mod view;
@@ -13,16 +16,19 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
+use self::config_file::ConfigFile;
 use self::health::{HealthError, HealthSide};
+use self::node_wait::{NoPodCidrs, NodeWait};
 use self::socket::Request;
 use crate::config::AgentOptions;
-use crate::datapath::catalog::MapSizes;
+use crate::datapath::conntrack_sysctls::SysctlError;
 use crate::datapath::interfaces::{self, Detect, Rules};
 use crate::datapath::maps::KernelMaps;
 use crate::datapath::netlink::{Changes, NetlinkError, Reader};
-use crate::datapath::{Datapath, DatapathError, DatapathOptions, TcChoice, environment, load};
+use crate::datapath::udp_sockets::Destroyer;
+use crate::datapath::{Datapath, DatapathError, TcChoice, environment, load};
 use crate::error_chain;
-use crate::events::{Events, Note, Regarding, Severity};
+use crate::events::Events;
 use crate::objects::ObjectEvent;
 use crate::pipeline::watch::{self, WatchError};
 use crate::pipeline::{LocalAddress, Reconciler, Report};
@@ -51,6 +57,15 @@ pub enum AgentError {
     /// A server of this node.
     #[error(transparent)]
     Health(#[from] HealthError),
+    /// Kernel settings that were asked for.
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
+    /// The Node lacks what the options need.
+    #[error(transparent)]
+    Node(#[from] NoPodCidrs),
+    /// The configuration file is another one: whoever watches the agent starts it again (S-182).
+    #[error("the configuration file has changed: ending, to be started with it")]
+    ConfigChanged,
     /// The source of objects ended by itself.
     #[error("the source of objects ended")]
     SourceEnded,
@@ -65,6 +80,8 @@ pub enum AgentError {
     },
 }
 
+pub use self::setup::init;
+
 /// What only the command line says.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct RunOptions {
@@ -72,6 +89,8 @@ pub struct RunOptions {
     pub tc: TcChoice,
     /// A file that is made when everything is programmed.
     pub ready_file: Option<PathBuf>,
+    /// The configuration file, as it was read.
+    pub config: Option<ConfigFile>,
 }
 
 /// Everything that can happen to an agent.
@@ -95,12 +114,18 @@ enum Event {
 pub async fn run(options: AgentOptions, run_options: RunOptions) -> Result<(), AgentError> {
     let mut agent = Agent::start(options, run_options).await?;
     loop {
+        if let Some(error) = agent.failure.take() {
+            return Err(error.into());
+        }
         match agent.next().await {
             Event::Objects if agent.batch.is_empty() => return Err(AgentError::SourceEnded),
             Event::Objects => agent.take_objects(),
             Event::Interfaces(Ok(())) => agent.interfaces_changed(),
             Event::Interfaces(Err(error)) => return Err(error.into()),
-            Event::ReadInterfaces => agent.read_interfaces().await,
+            Event::ReadInterfaces => {
+                agent.check_config()?;
+                agent.read_interfaces().await;
+            }
             Event::Wakeup => agent.reconcile(),
             Event::Asked(request) => agent.answer(request),
             Event::Stop => {
@@ -115,12 +140,19 @@ struct Agent {
     node_name: String,
     rules: Rules,
     ready_file: Option<PathBuf>,
+    config: Option<ConfigFile>,
     has_socket_lb: bool,
+    destroyer: Option<Destroyer>,
 
     datapath: Datapath,
     maps: KernelMaps,
     reconciler: Reconciler,
     is_ready: bool,
+    node_wait: NodeWait,
+    node_source: node_wait::Source,
+    /// When the wait for the Node is looked at again.
+    waits_until: Option<Instant>,
+    failure: Option<NoPodCidrs>,
 
     objects: mpsc::Receiver<ObjectEvent>,
     batch: Vec<ObjectEvent>,
@@ -142,7 +174,8 @@ impl Agent {
         let signals = machine("waiting for signals");
         let terminate = signal(SignalKind::terminate()).map_err(&signals)?;
         let interrupt = signal(SignalKind::interrupt()).map_err(signals)?;
-        let datapath_options = datapath_options(&options, &run_options);
+        let datapath_options = setup::datapath_options(&options, &run_options);
+        setup::kernel(&options)?;
         let clients = watch::clients(&options.source).await?;
         // Started first, so that a source that cannot be watched leaves the machine untouched;
         // what it tells waits in its queue.
@@ -169,15 +202,21 @@ impl Agent {
         let node_name = settings.node_name.clone();
         let events = Events::to_servers(clients, node_name.clone());
         let (asked, requests) = mpsc::channel(socket::QUEUED_MAX);
-        listen(&datapath, asked.clone());
+        setup::listen(&datapath, asked.clone());
         let health = HealthSide::start(&options, asked, &events)?;
-        events.publish(starting());
+        events.publish(setup::starting());
         let now = Instant::now();
         let mut agent = Self {
             node_name,
             rules,
             ready_file: run_options.ready_file,
+            config: run_options.config,
+            node_wait: NodeWait::new(setup::needs(&settings)),
+            node_source: setup::node_source(&options.source),
+            waits_until: None,
+            failure: None,
             has_socket_lb,
+            destroyer: has_socket_lb.then(|| setup::destroyer(&datapath)).flatten(),
             reconciler: Reconciler::restore(settings, &maps),
             requests,
             health,
@@ -201,6 +240,7 @@ impl Agent {
     async fn next(&mut self) -> Event {
         self.batch.clear();
         let wakeup = self.reconciler.next_wakeup().map(Instant::from_std);
+        let wakeup = self.waits_until.or(wakeup);
         tokio::select! {
             biased;
             _ = self.terminate.recv() => Event::Stop,
@@ -224,6 +264,9 @@ impl Agent {
     /// Runs at once after every event: the loop is idle between events, so nothing waits.
     fn reconcile(&mut self) {
         let now = std::time::Instant::now();
+        if self.waits_for_node(now) {
+            return;
+        }
         let report = self.reconciler.reconcile(&mut self.maps, now);
         self.health.reconciled(&self.reconciler, now.elapsed());
         if report != Report::default() {
@@ -232,10 +275,18 @@ impl Agent {
                 failed,
                 full,
                 pending,
+                lost_udp,
             } = report;
-            tracing::debug!(writes, failed, full, pending, "reconciled");
+            tracing::debug!(writes, failed, full, pending, lost_udp, "reconciled");
         }
-        if !self.is_ready && self.reconciler.is_synced() && report.failed == 0 {
+        let is_first = !self.is_ready && self.reconciler.is_synced();
+        // Sockets may hang on backends that went while no agent ran.
+        if (report.lost_udp > 0 || is_first)
+            && let Some(destroyer) = &self.destroyer
+        {
+            destroyer.wake();
+        }
+        if is_first && report.failed == 0 {
             self.is_ready = true;
             tracing::info!("ready: Services and EndpointSlices are programmed");
             if let Some(path) = &self.ready_file
@@ -243,6 +294,32 @@ impl Agent {
             {
                 tracing::error!(path = %path.display(), %error, "ready file not made");
             }
+        }
+    }
+
+    /// S-172: what is pinned goes on serving meanwhile.
+    fn waits_for_node(&mut self, now: std::time::Instant) -> bool {
+        let (node, is_listed) = self.reconciler.upcoming_node();
+        let source = match (self.node_source, is_listed) {
+            (node_wait::Source::Listed, true) => node_wait::Source::Listed,
+            _ => node_wait::Source::Server,
+        };
+        let checked = self.node_wait.check(&node, source, now);
+        self.waits_until = checked
+            .as_ref()
+            .ok()
+            .copied()
+            .flatten()
+            .map(Instant::from_std);
+        self.failure = checked.as_ref().err().copied();
+        !matches!(checked, Ok(None))
+    }
+
+    /// S-182.
+    fn check_config(&self) -> Result<(), AgentError> {
+        match self.config.as_ref().is_some_and(ConfigFile::has_changed) {
+            true => Err(AgentError::ConfigChanged),
+            false => Ok(()),
         }
     }
 
@@ -272,39 +349,6 @@ impl Agent {
     fn set_local_addresses(&mut self, addresses: Vec<LocalAddress>) {
         self.reconciler.set_local_addresses(addresses);
         self.reconcile();
-    }
-}
-
-/// S-162.
-fn starting() -> Note {
-    Note {
-        regarding: Regarding::Node,
-        severity: Severity::Normal,
-        reason: "Starting",
-        action: "StartShunt",
-        text: format!("shunt {} serves Services", env!("CARGO_PKG_VERSION")),
-    }
-}
-
-fn datapath_options(options: &AgentOptions, run_options: &RunOptions) -> DatapathOptions {
-    let is_off = options.settings.socket_lb == SocketLb::Off;
-    DatapathOptions {
-        bpffs: options.bpffs.clone(),
-        cgroup: Some(options.cgroup.clone()).filter(|_| !is_off),
-        tc: run_options.tc,
-        sizes: MapSizes {
-            flows: options.max_flows,
-            ..MapSizes::default()
-        },
-        ..DatapathOptions::default()
-    }
-}
-
-/// Without its socket the agent works, but cannot be asked.
-fn listen(datapath: &Datapath, sender: mpsc::Sender<Request>) {
-    let listening = socket::path(datapath.pins()).and_then(|path| socket::listen(&path, sender));
-    if let Err(error) = listening {
-        tracing::warn!(%error, "no socket: `shunt status` reads the pins");
     }
 }
 

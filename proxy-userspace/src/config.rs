@@ -2,8 +2,11 @@
 //! the defaults (S-190).
 
 mod effective;
+mod families;
 pub mod file;
 pub mod given;
+mod kernel;
+mod node_ports;
 pub mod text;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,15 +17,18 @@ use proxy_common::config::Timeouts;
 
 pub use given::{DetectMode, Given, LogFormat};
 
+use crate::datapath::conntrack_sysctls::ConntrackWishes;
 use crate::health::BindFailure;
-use crate::ip_text::{parse_cidr, parse_ip};
+use crate::ip_text::parse_ip;
 use crate::pipeline::watch::{ApiSource, Selection, Source};
-use crate::settings::{DetectLocalMode, NodePortAddress, Settings};
+use crate::settings::{DetectLocalMode, Ipv6, Settings};
 
 /// Port of /healthz and /livez.
 const HEALTHZ_PORT: u16 = 10_256;
 /// Port of /metrics.
 const METRICS_PORT: u16 = 10_249;
+/// Among the last that the kernel ends for want of memory, as kube-proxy.
+const OOM_SCORE_ADJ: i32 = -999;
 /// Flows below which connections would be lost in normal use.
 const FLOWS_MIN: u32 = 1024;
 
@@ -52,6 +58,12 @@ pub struct AgentOptions {
     pub bind_failure: BindFailure,
     /// The options in force, as the status server tells them: JSON.
     pub configz: String,
+    /// What the kernel's own connection tracking should be like (S-184).
+    pub conntrack: ConntrackWishes,
+    /// Processors that are online.
+    pub cpus: u32,
+    /// The agent's `oom_score_adj`.
+    pub oom_score_adj: i32,
     /// Time until a failed update is tried again.
     pub sync_period: Duration,
     /// Least time between updates.
@@ -101,8 +113,10 @@ pub enum ConfigError {
 pub struct Machine {
     /// The host name.
     pub hostname: String,
-    /// Processors.
+    /// Processors that are online.
     pub cpus: u32,
+    /// Whether the kernel has IPv6 (S-175).
+    pub ipv6: Ipv6,
 }
 
 impl Machine {
@@ -110,10 +124,15 @@ impl Machine {
     pub fn this() -> Self {
         // Absent without /proc: then a name must be given.
         let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let cpus = nix::unistd::sysconf(nix::unistd::SysconfVar::_NPROCESSORS_ONLN);
+        let cpus = cpus
+            .ok()
+            .flatten()
+            .and_then(|count| u32::try_from(count).ok());
         Self {
             hostname: hostname.trim().to_owned(),
-            cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
+            cpus: cpus.unwrap_or(1),
+            ipv6: families::ipv6(Path::new("/proc")),
         }
     }
 }
@@ -131,6 +150,21 @@ pub fn load(
     let mut options = resolve(flags.or(file.given), machine)?;
     options.warnings.splice(0..0, file.warnings);
     Ok(options)
+}
+
+/// What `flags` and the configuration file say, with the defaults, as a configuration file.
+pub fn written(
+    flags: Given,
+    config: Option<&Path>,
+    machine: &Machine,
+) -> Result<String, ConfigError> {
+    let file = match config {
+        Some(path) => file::read(path, machine.cpus)?,
+        None => file::FileConfig::default(),
+    };
+    let given = flags.or(file.given);
+    resolve(given.clone(), machine)?;
+    effective::document_text(&given, machine).map_err(named("write-config-to"))
 }
 
 /// Fills in the defaults and checks every value.
@@ -156,7 +190,14 @@ pub fn resolve(given: Given, machine: &Machine) -> Result<AgentOptions, ConfigEr
     };
     let mut warnings = Vec::new();
     let (sync_period, min_sync_period) = sync_periods(&given)?;
-    let max_flows = given.max_flows.unwrap_or(proxy_common::FLOWS_DEFAULT);
+    let settings = Settings {
+        node_name: name.clone(),
+        bind_address: bind_address.filter(|addr| !addr.is_unspecified()),
+        ipv6: machine.ipv6,
+        ..settings(&given, &mut warnings)?
+    };
+    families::check(&settings, &mut warnings)?;
+    let max_flows = kernel::max_flows(&given, machine.cpus);
     if max_flows < FLOWS_MIN {
         return Err(wrong(
             "max-flows",
@@ -164,11 +205,10 @@ pub fn resolve(given: Given, machine: &Machine) -> Result<AgentOptions, ConfigEr
         ));
     }
     Ok(AgentOptions {
-        settings: Settings {
-            node_name: name.clone(),
-            bind_address: bind_address.filter(|addr| !addr.is_unspecified()),
-            ..settings(&given, &mut warnings)?
-        },
+        settings,
+        conntrack: kernel::conntrack(&given)?,
+        cpus: machine.cpus,
+        oom_score_adj: given.oom_score_adj.unwrap_or(OOM_SCORE_ADJ),
         healthz: match &given.healthz_bind_address {
             Some(text) => {
                 text::listen(text, HEALTHZ_PORT).map_err(named("healthz-bind-address"))?
@@ -203,8 +243,8 @@ pub fn resolve(given: Given, machine: &Machine) -> Result<AgentOptions, ConfigEr
 /// What does not depend on the node's own names.
 fn settings(given: &Given, warnings: &mut Vec<String>) -> Result<Settings, ConfigError> {
     let default = Settings::default();
-    let node_port_addresses = node_port_addresses(given.nodeport_addresses.as_deref())?;
-    warn_of_node_ports(&node_port_addresses, warnings);
+    let node_port_addresses = node_ports::node_port_addresses(given.nodeport_addresses.as_deref())?;
+    node_ports::warn_of_node_ports(&node_port_addresses, warnings);
     let cluster_cidrs = given.cluster_cidr.as_deref().unwrap_or_default();
     Ok(Settings {
         node_port_addresses,
@@ -336,56 +376,6 @@ fn log_level(given: &Given) -> String {
         (None, Some(8..)) => "trace".to_owned(),
         (None, Some(4..=7)) => "debug".to_owned(),
         (None, Some(0..=3) | None) => "info".to_owned(),
-    }
-}
-
-/// Not given is empty.
-fn node_port_addresses(texts: Option<&[String]>) -> Result<Vec<NodePortAddress>, ConfigError> {
-    const OPTION: &str = "nodeport-addresses";
-    let mut found = Vec::new();
-    for text in texts.unwrap_or_default() {
-        let entry = match text.as_str() {
-            "primary" => NodePortAddress::Primary,
-            "localhost" => NodePortAddress::Localhost,
-            "all" => NodePortAddress::All,
-            other => match parse_cidr(other) {
-                Some(cidr) => NodePortAddress::Cidr(cidr),
-                None => {
-                    let message = format!("{other:?} is no CIDR, primary, localhost or all");
-                    return Err(wrong(OPTION, &message));
-                }
-            },
-        };
-        let is_keyword = !matches!(entry, NodePortAddress::Cidr(_));
-        if is_keyword && found.contains(&entry) {
-            return Err(wrong(OPTION, &format!("{text} is given twice")));
-        }
-        found.push(entry);
-    }
-    Ok(found)
-}
-
-/// S-191.
-fn warn_of_node_ports(entries: &[NodePortAddress], warnings: &mut Vec<String>) {
-    if entries.is_empty() {
-        warnings.push(
-            "nodeport-addresses is not given: NodePorts are served on the node's primary \
-             addresses only"
-                .to_owned(),
-        );
-        return;
-    }
-    for (is_ipv4, family) in [(true, "IPv4"), (false, "IPv6")] {
-        let is_covered = entries.iter().any(|entry| match entry {
-            NodePortAddress::Cidr(cidr) => cidr.addr().is_ipv4() == is_ipv4,
-            NodePortAddress::Primary | NodePortAddress::Localhost | NodePortAddress::All => true,
-        });
-        if !is_covered {
-            warnings.push(format!(
-                "nodeport-addresses has no {family} CIDR: every {family} address of this node \
-                 serves NodePorts"
-            ));
-        }
     }
 }
 

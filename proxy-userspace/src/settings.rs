@@ -42,6 +42,8 @@ pub struct Settings {
     pub hz: u32,
     /// Cookie of the node's own network namespace.
     pub host_netns_cookie: u64,
+    /// Whether IPv6 is served (S-175).
+    pub ipv6: Ipv6,
     /// Bit of `skb->mark` that redirected packets carry.
     pub redirect_mark: u32,
     /// Idle lifetimes of flows.
@@ -65,10 +67,20 @@ impl Default for Settings {
             snat_ports: [[10_000, 29_999], [61_000, 65_535]],
             hz: 1000,
             host_netns_cookie: 0,
+            ipv6: Ipv6::Served,
             redirect_mark: REDIRECT_MARK_DEFAULT,
             timeouts: Timeouts::default(),
         }
     }
+}
+
+/// Whether the kernel has IPv6.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ipv6 {
+    /// It has, and both families are served.
+    Served,
+    /// It has not, or it is disabled.
+    Absent,
 }
 
 /// One entry of `nodePortAddresses` (S-118).

@@ -43,6 +43,12 @@ pub struct AgentArgs {
     /// How to attach to interfaces
     #[arg(long, value_enum, value_name = "HOW", default_value_t)]
     pub tc: TcChoice,
+    /// Write the configuration in force to this file, and end
+    #[arg(long, value_name = "FILE")]
+    pub write_config_to: Option<PathBuf>,
+    /// Set what needs more rights than running does (sysctls, maps, programs), and end
+    #[arg(long)]
+    pub init_only: bool,
     /// Make this file when everything is programmed
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,

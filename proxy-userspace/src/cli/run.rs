@@ -4,19 +4,30 @@ use anyhow::Context as _;
 use tracing_subscriber::EnvFilter;
 
 use super::args::AgentArgs;
+use crate::agent::config_file::ConfigFile;
 use crate::agent::{self, RunOptions};
 use crate::config::{self, AgentOptions, LogFormat, Machine};
 
 /// Runs the agent until it is told to stop.
 pub fn agent(args: AgentArgs) -> anyhow::Result<()> {
+    let (machine, path) = (Machine::this(), args.config.as_deref());
+    if let Some(target) = args.write_config_to {
+        let text = config::written(args.given, path, &machine)?;
+        return std::fs::write(&target, text)
+            .with_context(|| format!("writing {}", target.display()));
+    }
     let run_options = RunOptions {
         tc: args.tc,
         ready_file: args.ready_file,
+        config: path.map(ConfigFile::read),
     };
-    let options = config::load(args.given, args.config.as_deref(), &Machine::this())?;
+    let options = config::load(args.given, path, &machine)?;
     start_log(&options)?;
     for warning in &options.warnings {
         tracing::warn!("{warning}");
+    }
+    if args.init_only {
+        return Ok(agent::init(&options, &run_options)?);
     }
     // One thread: the agent is one closed loop, and the node's processors are for its pods.
     let runtime = tokio::runtime::Builder::new_current_thread()

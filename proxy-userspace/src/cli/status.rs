@@ -99,6 +99,7 @@ fn kernel(features: &Features) -> String {
         name(features.set_retval, "bpf_set_retval"),
         name(features.ring_buffer, "ring buffer"),
         name(features.btf, "BTF"),
+        name(features.udp_destroy, "destruction of UDP sockets"),
     ];
     let found: Vec<&str> = all.into_iter().flatten().collect();
     format!("{} with {}", features.kernel, found.join(", "))

@@ -8,7 +8,7 @@ use crate::settings::{ExternalIps, Masquerade, SocketLb, SocketUdp};
 
 /// `given`, with the defaults filled in. What has no default (where objects come from, patterns)
 /// stays as it is.
-pub fn effective(given: &Given, machine: &Machine) -> Given {
+fn effective(given: &Given, machine: &Machine) -> Given {
     given.clone().or(defaults(machine))
 }
 
@@ -16,6 +16,16 @@ pub fn effective(given: &Given, machine: &Machine) -> Given {
 pub fn configz(given: &Given, machine: &Machine) -> String {
     let document = document(&effective(given, machine));
     serde_json::json!({ super::file::SHUNT_VERSION: document }).to_string()
+}
+
+/// The options in force as a ShuntConfiguration (S-182).
+pub fn document_text(given: &Given, machine: &Machine) -> Result<String, String> {
+    let mut document = document(&effective(given, machine));
+    if let Json::Object(fields) = &mut document {
+        fields.insert("apiVersion".to_owned(), super::file::SHUNT_VERSION.into());
+        fields.insert("kind".to_owned(), "ShuntConfiguration".into());
+    }
+    serde_saphyr::to_string(&document).map_err(|error| error.to_string())
 }
 
 /// The keys of a ShuntConfiguration; absent where nothing is given.
@@ -46,6 +56,9 @@ fn defaults(machine: &Machine) -> Given {
         tcp_established_timeout: text("24h"),
         udp_timeout: text("30s"),
         udp_stream_timeout: text("2m"),
+        tcp_close_wait_timeout: text("1h"),
+        conntrack_tcp_be_liberal: Some(false),
+        oom_score_adj: Some(super::OOM_SCORE_ADJ),
         keep_unallocated: Some(false),
         healthz_bind_address: text("0.0.0.0:10256"),
         metrics_bind_address: text("127.0.0.1:10249"),

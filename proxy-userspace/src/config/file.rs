@@ -172,12 +172,17 @@ impl Reader<'_> {
             nodeport_addresses: config.node_port_addresses.filter(|list| !list.is_empty()),
             max_flows: conntrack.flows_max(cpus),
             tcp_established_timeout: duration_given(conntrack.tcp_established_timeout),
+            tcp_close_wait_timeout: duration_given(conntrack.tcp_close_wait_timeout),
+            conntrack_max_per_core: conntrack.max_per_core,
+            conntrack_min: conntrack.min,
+            conntrack_tcp_be_liberal: conntrack.tcp_be_liberal,
+            oom_score_adj: config.oom_score_adj,
             udp_timeout: duration_given(conntrack.udp_timeout),
             udp_stream_timeout: duration_given(conntrack.udp_stream_timeout),
             bind_address: text_given(config.bind_address),
             healthz_bind_address: text_given(config.healthz_bind_address),
             metrics_bind_address: text_given(config.metrics_bind_address),
-            bind_address_hard_fail: config.bind_address_hard_fail,
+            bind_address_hard_fail: config.bind_address_hard_fail.filter(|is_hard| *is_hard),
             sync_period: duration_given(config.sync_period.or(table.sync_period)),
             min_sync_period: duration_given(config.min_sync_period.or(table.min_sync_period)),
             verbosity: logging.verbosity.filter(|level| *level > 0),
@@ -239,8 +244,7 @@ struct KubeProxyConfiguration {
     _ipvs: Anything,
     #[serde(rename = "winkernel")]
     _winkernel: Anything,
-    #[serde(rename = "oomScoreAdj")]
-    _oom_score_adj: Anything,
+    oom_score_adj: Option<i32>,
     #[serde(rename = "configSyncPeriod")]
     _config_sync_period: Anything,
     #[serde(rename = "featureGates")]
@@ -304,10 +308,8 @@ struct Conntrack {
     tcp_established_timeout: Option<String>,
     udp_timeout: Option<String>,
     udp_stream_timeout: Option<String>,
-    #[serde(rename = "tcpCloseWaitTimeout")]
-    _tcp_close_wait_timeout: Anything,
-    #[serde(rename = "tcpBeLiberal")]
-    _tcp_be_liberal: Anything,
+    tcp_close_wait_timeout: Option<String>,
+    tcp_be_liberal: Option<bool>,
 }
 
 impl Conntrack {

@@ -87,6 +87,25 @@ pub struct Given {
     /// Idle time after which UDP with replies is forgotten [default: 2m]
     #[arg(long, alias = "conntrack-udp-timeout-stream", value_name = "DURATION")]
     pub udp_stream_timeout: Option<String>,
+    /// Time for which kernel conntrack keeps a half-closed TCP connection [default: 1h]
+    #[arg(
+        long,
+        alias = "conntrack-tcp-timeout-close-wait",
+        value_name = "DURATION"
+    )]
+    pub tcp_close_wait_timeout: Option<String>,
+    /// Connections for each CPU that kernel conntrack has room for; 0: as it is [default: 32768]
+    #[arg(long, value_name = "COUNT")]
+    pub conntrack_max_per_core: Option<u32>,
+    /// Connections that kernel conntrack has room for at least [default: 131072]
+    #[arg(long, value_name = "COUNT")]
+    pub conntrack_min: Option<u32>,
+    /// Let kernel conntrack pass TCP segments outside of the window
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub conntrack_tcp_be_liberal: Option<bool>,
+    /// The agent's oom_score_adj [default: -999]
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
+    pub oom_score_adj: Option<i32>,
     /// Leave addresses of the Service range that no Service has alone, instead of refusing
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub keep_unallocated: Option<bool>,
@@ -196,6 +215,13 @@ impl Given {
                 .or(other.tcp_established_timeout),
             udp_timeout: self.udp_timeout.or(other.udp_timeout),
             udp_stream_timeout: self.udp_stream_timeout.or(other.udp_stream_timeout),
+            tcp_close_wait_timeout: self.tcp_close_wait_timeout.or(other.tcp_close_wait_timeout),
+            conntrack_max_per_core: self.conntrack_max_per_core.or(other.conntrack_max_per_core),
+            conntrack_min: self.conntrack_min.or(other.conntrack_min),
+            conntrack_tcp_be_liberal: self
+                .conntrack_tcp_be_liberal
+                .or(other.conntrack_tcp_be_liberal),
+            oom_score_adj: self.oom_score_adj.or(other.oom_score_adj),
             keep_unallocated: self.keep_unallocated.or(other.keep_unallocated),
             bind_address: self.bind_address.or(other.bind_address),
             healthz_bind_address: self.healthz_bind_address.or(other.healthz_bind_address),

@@ -12,6 +12,7 @@ fn machine() -> Machine {
     Machine {
         hostname: "N1.corp".to_owned(),
         cpus: 4,
+        ipv6: Ipv6::Served,
     }
 }
 
@@ -143,9 +144,14 @@ fn generated_kube_proxy_file_is_taken_as_it_is() {
             cluster_cidrs: cidrs,
             ..defaults.settings
         },
+        configz: options.configz.clone(),
         ..defaults
     };
     assert_eq!(options, expected);
+    let configz: serde_json::Value = serde_json::from_str(&options.configz).unwrap();
+    let document = &configz["shunt/v1alpha1"];
+    assert_eq!(document["clusterCIDR"][1], "fd00:10:244::/56");
+    assert_eq!(document["syncPeriod"], "30s");
 }
 
 #[test]
@@ -387,4 +393,44 @@ fn file_of_the_daemon_set_is_accepted() {
     let options = options("--nodeport-addresses all", config).unwrap();
     assert_eq!(options.warnings, [""; 0]);
     assert_eq!(options.source, Source::Api(ApiSource::default()));
+}
+
+/// Cites the rules that a test is about.
+const fn rules(_rules: &[&str]) {}
+
+#[test]
+fn written_configuration_says_the_same_as_what_it_was_written_from() {
+    rules(&["S-182"]);
+    let given = flags("--max-flows=5000 --cluster-cidr 10.4.0.0/16 --socket-lb host -v=5");
+    let text = effective::document_text(&given, &machine()).unwrap();
+    let again = options("", &text).unwrap();
+    let first = resolve(given, &machine()).unwrap();
+    assert_eq!(
+        again,
+        AgentOptions {
+            configz: again.configz.clone(),
+            ..first
+        }
+    );
+}
+
+#[test]
+fn conntrack_options_reach_the_kernel_and_size_our_flows() {
+    rules(&["S-184"]);
+    let file = kube_proxy("conntrack: {maxPerCore: 100000, min: 5000, tcpCloseWaitTimeout: 30m}");
+    let found = options("--conntrack-tcp-be-liberal", &file).unwrap();
+    let conntrack = found.conntrack;
+    assert_eq!(
+        (conntrack.max_per_core.value, conntrack.min.value),
+        (100_000, 5_000)
+    );
+    assert_eq!(conntrack.tcp_close_wait.value, 1_800);
+    assert!(conntrack.tcp_close_wait.is_explicit && !conntrack.tcp_established.is_explicit);
+    assert_eq!(conntrack.tcp_be_liberal.value, 1);
+    assert_eq!(found.max_flows, 400_000);
+    let flags = options("--conntrack-min=300000 --conntrack-max-per-core=0", "").unwrap();
+    assert_eq!(flags.max_flows, 300_000);
+    assert_eq!(flags.conntrack.max_per_core.value, 0);
+    assert_eq!(options("", "").unwrap().oom_score_adj, -999);
+    assert_eq!(options("--oom-score-adj -5", "").unwrap().oom_score_adj, -5);
 }

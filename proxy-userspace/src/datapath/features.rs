@@ -6,6 +6,7 @@ use std::os::fd::AsFd as _;
 use serde::{Deserialize, Serialize};
 
 use super::sys::{self, AttachType};
+use super::udp_sockets;
 
 /// Oldest kernel that has everything without a fallback (ring buffer, mmapable arrays, cgroup
 /// links, `bpf_redirect_neigh`, netns cookies).
@@ -53,6 +54,8 @@ pub struct Features {
     pub ring_buffer: bool,
     /// BPF type information of the kernel.
     pub btf: bool,
+    /// UDP sockets can be destroyed (CONFIG_INET_DIAG_DESTROY).
+    pub udp_destroy: bool,
 }
 
 impl Features {
@@ -72,6 +75,7 @@ impl Features {
             tcx: has_tcx(),
             set_retval: has_set_retval(),
             ring_buffer: has_ring_buffer(),
+            udp_destroy: udp_sockets::can_destroy(),
             btf: std::path::Path::new("/sys/kernel/btf/vmlinux").exists(),
         })
     }

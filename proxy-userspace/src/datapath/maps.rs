@@ -18,7 +18,7 @@ use crate::maps::{Capacity, FamilyMaps, MapError, MapResult, Maps};
 
 /// A hash or trie in the kernel.
 #[derive(Debug)]
-struct KernelHash<K, V> {
+pub(super) struct KernelHash<K, V> {
     name: &'static str,
     limit: u32,
     fd: OwnedFd,
@@ -26,7 +26,7 @@ struct KernelHash<K, V> {
 }
 
 impl<K: Pod, V: Pod> KernelHash<K, V> {
-    fn open(pins: &Pins, name: &'static str) -> Result<Self, PinError> {
+    pub(super) fn open(pins: &Pins, name: &'static str) -> Result<Self, PinError> {
         let (fd, info) = pins.map(name)?;
         pins.check_sizes(name, &info, [size_of::<K>(), size_of::<V>()])?;
         Ok(Self {
@@ -79,7 +79,7 @@ impl<K: Pod, V: Pod> KernelHash<K, V> {
         keys
     }
 
-    fn entries(&self) -> Vec<(K, V)> {
+    pub(super) fn entries(&self) -> Vec<(K, V)> {
         let keys = self.keys().into_iter();
         keys.filter_map(|key| Some((key, self.get(&key)?)))
             .collect()
@@ -95,18 +95,22 @@ impl<K: Pod, V: Pod> KernelHash<K, V> {
 
 /// A mapped array with its name.
 #[derive(Debug)]
-struct KernelArray<T> {
+pub(super) struct KernelArray<T> {
     name: &'static str,
     elements: MappedArray<T>,
 }
 
 impl<T: Pod> KernelArray<T> {
-    fn open(pins: &Pins, name: &'static str) -> Result<Self, PinError> {
+    pub(super) fn open(pins: &Pins, name: &'static str) -> Result<Self, PinError> {
         let (fd, info) = pins.map(name)?;
         pins.check_sizes(name, &info, [size_of::<u32>(), size_of::<T>()])?;
         let elements = MappedArray::new(fd.as_fd(), info.max_entries)
             .map_err(|source| PinError::Map { name, source })?;
         Ok(Self { name, elements })
+    }
+
+    pub(super) fn read(&self, index: u32) -> Option<T> {
+        self.elements.read(index)
     }
 
     fn done(&self, written: bool) -> MapResult {

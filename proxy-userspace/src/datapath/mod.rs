@@ -7,6 +7,7 @@ pub mod attach;
 pub mod catalog;
 pub mod cgroup;
 mod clsact;
+pub mod conntrack_sysctls;
 pub mod environment;
 pub mod features;
 pub mod interfaces;
@@ -16,6 +17,7 @@ pub mod mmap;
 pub mod netlink;
 pub mod pin;
 pub mod sys;
+pub mod udp_sockets;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

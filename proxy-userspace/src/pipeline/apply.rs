@@ -23,6 +23,8 @@ pub struct Outcome<A> {
     pub writes: u64,
     /// Writes that failed.
     pub failed: u64,
+    /// Backends of UDP service ports that are gone (S-123).
+    pub lost_udp: u64,
     /// Service ports whose Plan was not carried out completely, and why.
     pub obstacles: BTreeMap<Arc<ServicePortName>, Obstacle>,
     /// Prefixes of CLUSTER_IPS that were not written, and why.
@@ -64,6 +66,7 @@ pub fn apply<A: IpFamily, M: Maps + FamilyMaps<A>>(
     let outcome = Outcome {
         writes: 0,
         failed: 0,
+        lost_udp: 0,
         obstacles: BTreeMap::new(),
         prefixes: BTreeMap::new(),
     };

@@ -192,14 +192,20 @@ fn families_fall_behind_and_catch_up_each_for_itself() {
         world
             .agent
             .syncs()
+            .into_iter()
             .map(|(name, sync)| (name, sync.is_pending))
+            .collect::<Vec<_>>()
     };
     assert_eq!(synced(&world), [("IPv4", false), ("IPv6", false)]);
-    let before = world.agent.syncs().map(|(_, sync)| sync.updates);
+    let updates = |world: &World| -> Vec<u64> {
+        let syncs = world.agent.syncs().into_iter();
+        syncs.map(|(_, sync)| sync.updates).collect()
+    };
+    let before = updates(&world);
     assert!(before.iter().all(|updates| *updates > 0));
     // Idle: nothing is updated.
     world.tell([]);
-    assert_eq!(world.agent.syncs().map(|(_, sync)| sync.updates), before);
+    assert_eq!(updates(&world), before);
 
     let failures = Failures::Percent {
         percent: 100,
@@ -213,8 +219,7 @@ fn families_fall_behind_and_catch_up_each_for_itself() {
     world.maps.set_failures(Failures::Never);
     world.settle();
     assert_eq!(synced(&world), [("IPv4", false), ("IPv6", false)]);
-    let after = world.agent.syncs().map(|(_, sync)| sync.updates);
-    assert_eq!(after, [before[0] + 1, before[1]]);
+    assert_eq!(updates(&world), [before[0] + 1, before[1]]);
 }
 
 #[test]
@@ -287,4 +292,27 @@ fn deleted_node_is_not_the_one_that_was_known() {
     world.tell([ObjectEvent::Deleted(Kind::Node, name())]);
     assert_eq!(world.agent.existing_node(), None);
     assert_eq!(world.agent.node().zone, "z1");
+}
+
+#[test]
+fn without_ipv6_only_ipv4_is_served() {
+    rules(&["S-175"]);
+    let mut world = World::new();
+    let with = |ipv6| Settings { ipv6, ..settings() };
+    world
+        .agent
+        .set_settings(with(crate::settings::Ipv6::Absent));
+    world.tell([applied(load_balancer("web"))]);
+    assert_eq!(checks(&world, "web"), [Some((32001, 0)), None]);
+    let families = |world: &World| -> Vec<&'static str> {
+        let ports = world.agent.service_ports();
+        ports.iter().map(|port| port.family).collect()
+    };
+    assert_eq!(families(&world), ["IPv4"]);
+    assert_eq!(world.agent.syncs().len(), 1);
+    world
+        .agent
+        .set_settings(with(crate::settings::Ipv6::Served));
+    world.tell([]);
+    assert_eq!(families(&world), ["IPv4", "IPv6"]);
 }

@@ -4,6 +4,7 @@
 mod health;
 mod kept;
 mod node_state;
+mod report;
 mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,10 +20,11 @@ use self::health::HealthChecks;
 #[cfg(test)]
 pub(in crate::pipeline) use self::kept::CALM;
 use self::kept::{Kept, SettledDoubt};
+pub use self::report::Report;
 #[cfg(test)]
 pub(in crate::pipeline) use self::verify::VERIFY_PERIOD;
 use crate::family::{IpFamily, Prefix};
-use crate::maps::{Capacity, FamilyMaps, MapError, Maps};
+use crate::maps::{Capacity, FamilyMaps, Maps};
 use crate::objects::{ObjectEvent, ObjectName};
 use crate::pipeline::actual::{ActualState, SharedState};
 use crate::pipeline::apply::{Obstacle, Outcome, apply};
@@ -33,7 +35,7 @@ use crate::pipeline::diff::diff;
 use crate::pipeline::status;
 use crate::pipeline::store::{Doubt, Store};
 use crate::restore;
-use crate::settings::Settings;
+use crate::settings::{Ipv6, Settings};
 
 /// First wait before a failed write is tried again by itself; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(100);
@@ -79,19 +81,6 @@ pub(super) struct Family<A: IpFamily> {
 struct Retry {
     at: Option<Instant>,
     wait: Duration,
-}
-
-/// What one reconcile did.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Report {
-    /// Successful writes.
-    pub writes: u64,
-    /// Writes that failed; they are tried again.
-    pub failed: u64,
-    /// Service ports, prefixes and addresses that found no room in a map.
-    pub full: u64,
-    /// Service ports, prefixes and addresses that are not as they should be.
-    pub pending: u64,
 }
 
 impl Reconciler {
@@ -222,8 +211,9 @@ impl Reconciler {
             let slices = self.store.slices(&name);
             let v4 = service
                 .and_then(|found| service::desired(found, slices.clone(), context, &mut problems));
-            let v6 =
-                service.and_then(|found| service::desired(found, slices, context, &mut problems));
+            let v6 = service
+                .filter(|_| self.settings.ipv6 == Ipv6::Served)
+                .and_then(|found| service::desired(found, slices, context, &mut problems));
             self.health_checks
                 .update(&name, service, v4.as_ref(), v6.as_ref());
             self.v4
@@ -359,27 +349,6 @@ impl Retry {
             _ => (self.wait * 2).clamp(RETRY_MIN, RETRY_MAX),
         };
         self.at = Some(now + self.wait);
-    }
-}
-
-impl Report {
-    fn fail(&mut self, error: &MapError) {
-        tracing::warn!(%error, "write failed");
-        self.pending += 1;
-        match error {
-            MapError::Full { .. } => self.full += 1,
-            MapError::Write { .. } => self.failed += 1,
-        }
-    }
-
-    fn add<A>(&mut self, outcome: Outcome<A>) {
-        self.writes += outcome.writes;
-        self.failed += outcome.failed;
-        let obstacles = outcome.obstacles.values().chain(outcome.prefixes.values());
-        for obstacle in obstacles {
-            self.pending += 1;
-            self.full += u64::from(matches!(obstacle, Obstacle::Full(_)));
-        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use proxy_common::backend::flags;
-use proxy_common::{Backend, BackendState, Be16};
+use proxy_common::{Backend, BackendState, Be16, protocol};
 
 use super::{Obstacle, Run};
 use crate::family::{Endpoint, IpFamily};
@@ -86,6 +86,7 @@ impl<A: IpFamily, M: Maps + FamilyMaps<A>> Run<'_, A, M> {
         self.actual.generations.insert(known.id, generation);
         self.actual.backend_ids.release(known.id, self.now);
         self.actual.port_mut(name).backends.remove(&endpoint);
+        self.outcome.lost_udp += u64::from(name.protocol == protocol::UDP);
         Ok(())
     }
 }

@@ -9,9 +9,11 @@ use super::Reconciler;
 use crate::family::IpFamily;
 use crate::health::metrics::LocalPolicy;
 use crate::health::service::{Check, Checks, Wanted};
-use crate::objects::{Node, ObjectName, Service};
+use crate::objects::{Kind, Node, ObjectName, Service};
+use crate::pipeline::desired::node::NodeFacts;
 use crate::pipeline::desired::service::health_check_port;
 use crate::pipeline::desired::{DesiredService, DesiredState, TrafficPolicy};
+use crate::settings::Ipv6;
 
 /// How far one family is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -88,9 +90,20 @@ fn check<A: IpFamily>(port: u16, service: &DesiredService<A>) -> Option<Check> {
 }
 
 impl Reconciler {
-    /// How far IPv4 and IPv6 are, by the name that metrics have for them.
-    pub fn syncs(&self) -> [(&'static str, FamilySync); 2] {
-        [(Addr4::NAME, self.v4.sync), (Addr6::NAME, self.v6.sync)]
+    /// How far the families that are served are, IPv4 first, by the name that metrics have for
+    /// them.
+    pub fn syncs(&self) -> Vec<(&'static str, FamilySync)> {
+        let mut syncs = vec![(Addr4::NAME, self.v4.sync)];
+        if self.settings.ipv6 == Ipv6::Served {
+            syncs.push((Addr6::NAME, self.v6.sync));
+        }
+        syncs
+    }
+
+    /// The own Node as the next reconcile will see it, and whether Nodes are listed.
+    pub fn upcoming_node(&self) -> (NodeFacts, bool) {
+        let node = NodeFacts::of(&self.settings, self.store.node());
+        (node, self.store.is_listed(Kind::Node))
     }
 
     /// The health checks of Services, with a number that moves when they change.

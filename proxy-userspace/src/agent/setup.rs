@@ -1,0 +1,100 @@
+//! The parts of a start, in the order of S-177.
+
+use tokio::sync::mpsc;
+
+use super::node_wait::{Needs, Source as NodeSource};
+use super::socket::{self, Request};
+use super::{AgentError, RunOptions};
+use crate::config::AgentOptions;
+use crate::datapath::catalog::MapSizes;
+use crate::datapath::conntrack_sysctls::{self, Roots};
+use crate::datapath::udp_sockets::Destroyer;
+use crate::datapath::{Datapath, DatapathOptions};
+use crate::error_chain;
+use crate::events::{Note, Regarding, Severity};
+use crate::pipeline::watch::Source;
+use crate::settings::{DetectLocalMode, Settings, SocketLb};
+
+/// Settings of the kernel and of this process (S-184).
+pub fn kernel(options: &AgentOptions) -> Result<(), AgentError> {
+    conntrack_sysctls::apply(&options.conntrack, options.cpus, Roots::default())?;
+    let score = options.oom_score_adj;
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", score.to_string()) {
+        tracing::warn!(%error, score, "oom_score_adj not set");
+    }
+    Ok(())
+}
+
+/// `--init-only`: what needs more rights than running does (S-182).
+pub fn init(options: &AgentOptions, run_options: &RunOptions) -> Result<(), AgentError> {
+    kernel(options)?;
+    Datapath::load(&datapath_options(options, run_options))?;
+    tracing::info!("maps and programs are pinned; nothing is attached");
+    Ok(())
+}
+
+/// What must be known of the Node before anything is programmed (S-172).
+pub fn needs(settings: &Settings) -> Needs {
+    match settings.detect_local {
+        DetectLocalMode::NodeCidr => Needs::AddressesAndPodCidrs,
+        _ => Needs::Addresses,
+    }
+}
+
+/// Whether what a list does not say may still come.
+pub fn node_source(source: &Source) -> NodeSource {
+    match source {
+        Source::Manifests(_) => NodeSource::Listed,
+        Source::Api(_) => NodeSource::Server,
+    }
+}
+
+/// Without it, an application keeps a connected UDP socket whose backend is gone (S-205).
+pub fn destroyer(datapath: &Datapath) -> Option<Destroyer> {
+    if !datapath.features().udp_destroy {
+        tracing::warn!(
+            "this kernel cannot destroy UDP sockets (CONFIG_INET_UDP_DIAG, \
+             CONFIG_INET_DIAG_DESTROY): connected ones that the socket hooks translated stay with \
+             a backend that is gone"
+        );
+        return None;
+    }
+    Destroyer::start(datapath.pins())
+        .inspect_err(|error| {
+            tracing::error!(error = error_chain(error), "no destruction of UDP sockets")
+        })
+        .ok()
+}
+
+/// S-162.
+pub fn starting() -> Note {
+    Note {
+        regarding: Regarding::Node,
+        severity: Severity::Normal,
+        reason: "Starting",
+        action: "StartShunt",
+        text: format!("shunt {} serves Services", env!("CARGO_PKG_VERSION")),
+    }
+}
+
+pub fn datapath_options(options: &AgentOptions, run_options: &RunOptions) -> DatapathOptions {
+    let is_off = options.settings.socket_lb == SocketLb::Off;
+    DatapathOptions {
+        bpffs: options.bpffs.clone(),
+        cgroup: Some(options.cgroup.clone()).filter(|_| !is_off),
+        tc: run_options.tc,
+        sizes: MapSizes {
+            flows: options.max_flows,
+            ..MapSizes::default()
+        },
+        ..DatapathOptions::default()
+    }
+}
+
+/// Without its socket the agent works, but cannot be asked.
+pub fn listen(datapath: &Datapath, sender: mpsc::Sender<Request>) {
+    let listening = socket::path(datapath.pins()).and_then(|path| socket::listen(&path, sender));
+    if let Err(error) = listening {
+        tracing::warn!(%error, "no socket: `shunt status` reads the pins");
+    }
+}
