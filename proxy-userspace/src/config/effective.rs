@@ -7,7 +7,7 @@ use crate::config::given::{DetectMode, LogFormat};
 use crate::settings::{ExternalIps, Masquerade, SocketLb, SocketUdp};
 
 /// `given`, with the defaults filled in. What has no default (where objects come from, patterns)
-/// stays as it is.
+/// stays as it is, and so does what means more when it is given (timeouts, NodePort addresses).
 fn effective(given: &Given, machine: &Machine) -> Given {
     given.clone().or(defaults(machine))
 }
@@ -50,13 +50,8 @@ fn defaults(machine: &Machine) -> Given {
         masquerade_all: Some(false),
         external_ips: Some(ExternalIps::Serve),
         detect_local_mode: Some(DetectMode::ClusterCidr),
-        nodeport_addresses: Some(vec!["primary".to_owned()]),
         snat_ports: Some(vec!["10000-29999".to_owned(), "61000-65535".to_owned()]),
         max_flows: Some(proxy_common::FLOWS_DEFAULT),
-        tcp_established_timeout: text("24h"),
-        udp_timeout: text("30s"),
-        udp_stream_timeout: text("2m"),
-        tcp_close_wait_timeout: text("1h"),
         conntrack_tcp_be_liberal: Some(false),
         oom_score_adj: Some(super::OOM_SCORE_ADJ),
         keep_unallocated: Some(false),
