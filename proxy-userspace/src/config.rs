@@ -143,13 +143,26 @@ pub fn load(
     config: Option<&Path>,
     machine: &Machine,
 ) -> Result<AgentOptions, ConfigError> {
+    let file = merge(flags, config, machine)?;
+    let mut options = resolve(file.given, machine)?;
+    options.warnings.splice(0..0, file.warnings);
+    Ok(options)
+}
+
+/// What is given by `flags` and, maybe, a configuration file.
+pub fn merge(
+    flags: Given,
+    config: Option<&Path>,
+    machine: &Machine,
+) -> Result<file::FileConfig, ConfigError> {
     let file = match config {
         Some(path) => file::read(path, machine.cpus)?,
         None => file::FileConfig::default(),
     };
-    let mut options = resolve(flags.or(file.given), machine)?;
-    options.warnings.splice(0..0, file.warnings);
-    Ok(options)
+    Ok(file::FileConfig {
+        given: flags.or(file.given),
+        warnings: file.warnings,
+    })
 }
 
 /// What `flags` and the configuration file say, with the defaults, as a configuration file.

@@ -1,7 +1,7 @@
 //! `cargo xtask rules`: which tests cite which rule of `docs/service-semantics.md`.
 //!
 //! Read from the sources alone: string fields of tests and of the data that tests run, and the
-//! `# rules:` headers of Scenarios; a comment cites nothing. A rule without a test has to stand in
+//! `# rules:` headers of Scenarios, the `rules` of packets; a comment cites nothing. A rule without a test has to stand in
 //! `docs/rules.md`, with the part that brings it or the reason why it is not for us. The results of
 //! the last `cargo xtask test` are shown where there are any; the exit status does not depend on
 //! them.
@@ -28,7 +28,12 @@ const SEMANTICS: &str = "docs/service-semantics.md";
 /// The rules that no test cites.
 const EXCEPTIONS: &str = "docs/rules.md";
 /// Folders of text files that tests read, each with the file of those tests.
-const TEXTS: [(&str, &str); 1] = [("tests/scenarios", "tests/tests/scenarios.rs")];
+const TEXTS: [(&str, &str); 2] = [
+    ("tests/scenarios", "tests/tests/scenarios.rs"),
+    (PACKETS, "tests/tests/explain.rs"),
+];
+/// The folder of tables of packets: every packet cites for itself.
+const PACKETS: &str = "tests/explain";
 
 /// These have numbers of rules in their tests without testing any.
 const OURSELVES: &str = "xtask/src/rules";
@@ -124,10 +129,21 @@ fn find() -> Result<Findings> {
     let mut citations = Vec::new();
     for (path, runner) in texts {
         let text = read(&path.display().to_string())?;
-        let tests = packages
+        let tests: BTreeSet<String> = packages
             .values()
             .flat_map(|package| package.tests_in(Path::new(runner)))
             .collect();
+        if path.starts_with(PACKETS) {
+            let fields = book::fields(&text).into_iter();
+            citations.extend(fields.map(|(line, rules)| Citation {
+                label: "packet".into(),
+                path: path.clone(),
+                line,
+                rules,
+                tests: tests.clone(),
+            }));
+            continue;
+        }
         match book::header(&text) {
             Some((line, rules)) => citations.push(Citation {
                 label: "Scenario".into(),

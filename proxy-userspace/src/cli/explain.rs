@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::args::{AnswerFormat, ExplainArgs};
 use crate::config::{self, AgentOptions, Machine};
+use crate::datapath::pin::Pins;
+use crate::explain::live::{self, LiveError, Overrides};
 use crate::explain::{self, Answer, Query, World, packets, text};
 use crate::objects::ObjectEvent;
 use crate::pipeline::watch::Source;
@@ -85,15 +87,31 @@ fn read(path: &Path) -> std::io::Result<String> {
 }
 
 fn world(args: &ExplainArgs) -> anyhow::Result<World> {
-    let options = config::load(args.given.clone(), args.config.as_deref(), &Machine::this())
-        .map_err(|error| Misuse(crate::error_chain(&error)))?;
-    match &options.source {
-        Source::Manifests(paths) => Ok(of_manifests(&options, paths, args)?),
-        Source::Api(_) => anyhow::bail!("without --manifests: not built"),
+    let machine = Machine::this();
+    let misuse = |error| Misuse(crate::error_chain(&error));
+    let file = config::merge(args.given.clone(), args.config.as_deref(), &machine);
+    let given = file.map_err(misuse)?.given;
+    // The server that a configuration file names is the agent's business.
+    if args.given.kubeconfig.is_some() || args.given.apiserver.is_some() {
+        let text = "explain reads --manifests or the maps of this node, no API server";
+        return Err(Misuse(text.to_owned()).into());
     }
+    let options = config::resolve(given.clone(), &machine).map_err(misuse)?;
+    if let Source::Manifests(paths) = &options.source {
+        return Ok(of_manifests(&options, paths, args)?);
+    }
+    let overrides = Overrides {
+        given: &given,
+        settings: &options.settings,
+        addresses: &args.local_address,
+    };
+    let world = live::world(&Pins::at(&options.bpffs), &overrides);
+    world.map_err(|error| match error {
+        LiveError::Flag { .. } => Misuse(error.to_string()).into(),
+        other => anyhow::Error::from(other),
+    })
 }
 
-/// S-190: warnings about the options are for standard error as well.
 fn of_manifests(
     options: &AgentOptions,
     paths: &[PathBuf],

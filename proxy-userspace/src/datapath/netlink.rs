@@ -75,6 +75,30 @@ impl Reader {
         }
         Ok(snapshot)
     }
+
+    /// The interface that leads to an address; `None` without a route, and for an own address.
+    pub async fn route(&self, dst: IpAddr) -> Option<u32> {
+        let message = match dst {
+            IpAddr::V4(dst) => RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(dst, 32)
+                .build(),
+            IpAddr::V6(dst) => RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(dst, 128)
+                .build(),
+        };
+        let mut routes = self.handle.route().get(message).execute().boxed();
+        let route = routes.try_next().await.ok()??;
+        if route.header.kind != RouteType::Unicast {
+            return None;
+        }
+        route
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                RouteAttribute::Oif(ifindex) => Some(*ifindex),
+                _ => None,
+            })
+    }
 }
 
 fn listing(what: &'static str) -> impl Fn(rtnetlink::Error) -> NetlinkError {

@@ -5,6 +5,7 @@
 //! this module says where the packet enters, asks each stage, and puts the answers into words.
 
 mod decide;
+pub mod live;
 mod packet;
 pub mod packets;
 mod tables;

@@ -95,6 +95,17 @@ pub fn header(text: &str) -> Option<(usize, BTreeSet<RuleId>)> {
     })
 }
 
+/// The `rules` fields of a table of packets, with their lines.
+pub fn fields(text: &str) -> Vec<(usize, BTreeSet<RuleId>)> {
+    let lines = text.lines().enumerate();
+    lines
+        .filter_map(|(index, line)| {
+            let rules = line.strip_prefix("- rules: [")?.strip_suffix(']')?;
+            Some((index + 1, list(rules)?))
+        })
+        .collect()
+}
+
 /// The rules of the document: items that begin with a number in bold letters.
 pub fn rules(text: &str) -> BTreeMap<RuleId, Rule> {
     let mut rules = BTreeMap::new();
