@@ -39,6 +39,7 @@ fn the_cases_reach_every_counter_of_the_packet_path() {
         SocketPeerName,
         SocketRefused,
         SocketSteppedAside,
+        SocketDropped,
     ];
     let cases = table();
     let reached: BTreeSet<Counter> = cases

@@ -1,5 +1,7 @@
 //! The kernel around an skb: clock, chance, routes and sockets.
 
+use core::ffi::c_void;
+
 use aya_ebpf::bindings::{
     __sk_buff, BPF_F_CURRENT_NETNS, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH,
     BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup, bpf_sock, bpf_sock_tuple,
@@ -51,8 +53,7 @@ impl<F: Family> Environment<F> for SkbEnvironment {
     #[inline(always)]
     fn now_secs(&self, hz: u32) -> u32 {
         // SAFETY: the helper has no arguments.
-        let ticks = unsafe { bpf_jiffies64() };
-        (ticks / if hz == 0 { 250 } else { hz as u64 }) as u32
+        jiffies_secs(unsafe { bpf_jiffies64() }, hz)
     }
 
     #[inline(always)]
@@ -94,37 +95,58 @@ impl<F: Family> Environment<F> for SkbEnvironment {
 
     #[inline(always)]
     fn socket_owns(&self, tuple: &Tuple<F::Addr>, protocol: u8) -> bool {
-        // SAFETY: zero is valid for every field.
-        let mut sock: bpf_sock_tuple = unsafe { core::mem::zeroed() };
-        let (src, dst) = (tuple.src.words(), tuple.dst.words());
-        let len = if F::VERSION == 4 {
-            sock.__bindgen_anon_1.ipv4.saddr = src[0].0;
-            sock.__bindgen_anon_1.ipv4.daddr = dst[0].0;
-            sock.__bindgen_anon_1.ipv4.sport = tuple.sport.0;
-            sock.__bindgen_anon_1.ipv4.dport = tuple.dport.0;
-            12
-        } else {
-            sock.__bindgen_anon_1.ipv6.saddr = src.map(|word| word.0);
-            sock.__bindgen_anon_1.ipv6.daddr = dst.map(|word| word.0);
-            sock.__bindgen_anon_1.ipv6.sport = tuple.sport.0;
-            sock.__bindgen_anon_1.ipv6.dport = tuple.dport.0;
-            36
+        // A listener or an unconnected socket has no peer port.
+        let peer_port = tuple.sport.0;
+        find_socket::<F, _>(self.skb.cast(), tuple, protocol, |found| {
+            // SAFETY: a socket that is held.
+            unsafe { (*found).dst_port == peer_port }
+        })
+    }
+}
+
+/// The jiffies clock in seconds.
+#[inline(always)]
+pub fn jiffies_secs(ticks: u64, hz: u32) -> u32 {
+    (ticks / if hz == 0 { 250 } else { hz as u64 }) as u32
+}
+
+/// True if the current namespace has a socket for packets with `tuple`, and it is `accepted`.
+#[inline(always)]
+pub fn find_socket<F: Family, A: FnOnce(*const bpf_sock) -> bool>(
+    ctx: *mut c_void,
+    tuple: &Tuple<F::Addr>,
+    protocol: u8,
+    accepted: A,
+) -> bool {
+    // SAFETY: zero is valid for every field.
+    let mut sock: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+    let (src, dst) = (tuple.src.words(), tuple.dst.words());
+    let len = if F::VERSION == 4 {
+        sock.__bindgen_anon_1.ipv4.saddr = src[0].0;
+        sock.__bindgen_anon_1.ipv4.daddr = dst[0].0;
+        sock.__bindgen_anon_1.ipv4.sport = tuple.sport.0;
+        sock.__bindgen_anon_1.ipv4.dport = tuple.dport.0;
+        12
+    } else {
+        sock.__bindgen_anon_1.ipv6.saddr = src.map(|word| word.0);
+        sock.__bindgen_anon_1.ipv6.daddr = dst.map(|word| word.0);
+        sock.__bindgen_anon_1.ipv6.sport = tuple.sport.0;
+        sock.__bindgen_anon_1.ipv6.dport = tuple.dport.0;
+        36
+    };
+    let netns = BPF_F_CURRENT_NETNS as i64 as u64;
+    // SAFETY: the tuple is valid for `len` bytes; a found socket is released.
+    unsafe {
+        let found: *mut bpf_sock = match protocol {
+            protocol::TCP => bpf_sk_lookup_tcp(ctx, &mut sock, len, netns, 0),
+            protocol::UDP => bpf_sk_lookup_udp(ctx, &mut sock, len, netns, 0),
+            _ => return false,
         };
-        let netns = BPF_F_CURRENT_NETNS as i64 as u64;
-        // SAFETY: the tuple is valid for `len` bytes; a found socket is released.
-        unsafe {
-            let found: *mut bpf_sock = match protocol {
-                protocol::TCP => bpf_sk_lookup_tcp(self.skb.cast(), &mut sock, len, netns, 0),
-                protocol::UDP => bpf_sk_lookup_udp(self.skb.cast(), &mut sock, len, netns, 0),
-                _ => return false,
-            };
-            if found.is_null() {
-                return false;
-            }
-            // A listener or an unconnected socket has no peer port.
-            let is_owner = (*found).dst_port == tuple.sport.0;
-            bpf_sk_release(found.cast());
-            is_owner
+        if found.is_null() {
+            return false;
         }
+        let is_accepted = accepted(found);
+        bpf_sk_release(found.cast());
+        is_accepted
     }
 }

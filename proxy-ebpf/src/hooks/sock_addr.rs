@@ -2,11 +2,12 @@
 
 use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::generated::{
-    bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_set_retval,
+    bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_jiffies64, bpf_set_retval,
 };
-use proxy_common::{Addr4, Addr6, Be16, Be32, Counter, protocol};
+use proxy_common::{Addr4, Addr6, Address, Be16, Be32, Counter, Tuple, protocol};
 
-use crate::socket::{self, Call, Dial, Outcome, Owner};
+use super::skb_environment::{find_socket, jiffies_secs};
+use crate::socket::{self, Call, Dial, Outcome, Owner, Surroundings};
 use crate::tables::bpf::{Maps, config, count};
 use crate::{Family, Tables, V4, V6};
 
@@ -16,6 +17,8 @@ const ALLOW: i32 = 1;
 const DENY: i32 = 0;
 /// `-ECONNREFUSED`.
 const REFUSED: i32 = -111;
+/// `-ETIMEDOUT`.
+const TIMED_OUT: i32 = -110;
 
 /// Set by the loader to 1 where `bpf_set_retval` exists (kernel 5.18). Below, a refusal is left to
 /// the packet path: a plain 0 would give EPERM (P-12).
@@ -34,6 +37,11 @@ pub trait Place: Family {
     /// # Safety
     /// `ctx` is the context of the running program.
     unsafe fn write(ctx: *mut bpf_sock_addr, addr: Self::Addr);
+    /// The address that the socket is bound to.
+    ///
+    /// # Safety
+    /// `ctx` is the context of the running program.
+    unsafe fn source(ctx: *mut bpf_sock_addr) -> Self::Addr;
 }
 
 impl Place for V4 {
@@ -47,6 +55,12 @@ impl Place for V4 {
     unsafe fn write(ctx: *mut bpf_sock_addr, addr: Addr4) {
         // SAFETY: the caller's.
         unsafe { (*ctx).user_ip4 = addr.0.0 };
+    }
+
+    #[inline(always)]
+    unsafe fn source(ctx: *mut bpf_sock_addr) -> Addr4 {
+        // SAFETY: the caller's; the context of these programs always has a socket.
+        unsafe { Addr4(Be32((*(*ctx).__bindgen_anon_1.sk).src_ip4)) }
     }
 }
 
@@ -72,6 +86,20 @@ impl Place for V6 {
             (*ctx).user_ip6[1] = addr.0[1].0;
             (*ctx).user_ip6[2] = addr.0[2].0;
             (*ctx).user_ip6[3] = addr.0[3].0;
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn source(ctx: *mut bpf_sock_addr) -> Addr6 {
+        // SAFETY: the caller's; the context of these programs always has a socket.
+        unsafe {
+            let sk = (*ctx).__bindgen_anon_1.sk;
+            Addr6([
+                Be32((*sk).src_ip6[0]),
+                Be32((*sk).src_ip6[1]),
+                Be32((*sk).src_ip6[2]),
+                Be32((*sk).src_ip6[3]),
+            ])
         }
     }
 }
@@ -140,7 +168,7 @@ pub fn peer6(ctx: *mut bpf_sock_addr, counter: Counter) -> i32 {
 }
 
 #[inline(always)]
-fn dial<F: Family>(
+fn dial<F: Place>(
     ctx: *mut bpf_sock_addr,
     addr: F::Addr,
     call: Call,
@@ -158,8 +186,9 @@ where
             protocol: (*ctx).protocol as u8,
             call,
             owner: owner(ctx),
+            source: F::source(ctx),
         };
-        match socket::dial(&Maps, &asked, bpf_get_prandom_u32()) {
+        match socket::dial(&Maps, &SockAddr { ctx }, &asked) {
             Outcome::Leave => ALLOW,
             Outcome::Translate(addr, port) => {
                 write(addr);
@@ -171,8 +200,57 @@ where
                 ALLOW
             }
             Outcome::Refuse => refuse(asked.protocol, call),
+            Outcome::Drop => drop_call(asked.protocol),
         }
     }
+}
+
+/// The kernel around the socket of a context.
+struct SockAddr {
+    ctx: *mut bpf_sock_addr,
+}
+
+impl<F: Family> Surroundings<F> for SockAddr {
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: the helper has no arguments.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn now_secs(&self, hz: u32) -> u32 {
+        // SAFETY: the helper has no arguments.
+        jiffies_secs(unsafe { bpf_jiffies64() }, hz)
+    }
+
+    #[inline(always)]
+    fn listens(&self, addr: &F::Addr, port: Be16, protocol: u8) -> bool {
+        let tuple = Tuple {
+            src: F::Addr::UNSPECIFIED,
+            dst: *addr,
+            sport: Be16(0),
+            dport: port,
+        };
+        find_socket::<F, _>(self.ctx.cast(), &tuple, protocol, |_| true)
+    }
+}
+
+/// What the packet path would drop gets no answer: a connection times out, at once where the kernel
+/// lets us say so, and a datagram is what netfilter's DROP makes of it.
+#[inline(always)]
+fn drop_call(protocol: u8) -> i32 {
+    // SAFETY: as in `refuse`.
+    let has_set_retval = unsafe { core::ptr::addr_of!(HAS_SET_RETVAL).read_volatile() } != 0;
+    if !has_set_retval {
+        count(Counter::SocketSteppedAside);
+        return ALLOW;
+    }
+    count(Counter::SocketDropped);
+    if protocol == protocol::TCP {
+        // SAFETY: the helper takes a number.
+        unsafe { bpf_set_retval(TIMED_OUT) };
+    }
+    DENY
 }
 
 /// ECONNREFUSED where the kernel lets us say so. A datagram is left to the packet path, whose

@@ -1,17 +1,21 @@
 //! Socket LB: the same decision on a socket address, so that a connection costs nothing per packet.
 //!
 //! The hooks translate only where the outcome equals the packet path's; else they step aside and
-//! the packet path decides (S-200). A process of this node that dials an own address is the
-//! exception: no packet of it ever reaches a tc hook, so the hooks always serve it (P-8).
+//! the packet path decides (S-200). What the packet path never sees is the exception, and the hooks
+//! always serve it (P-8): a process of this node that dials an own address, and one that gets a
+//! backend on an own address.
 
+use proxy_common::backend::flags as backend_flags;
 use proxy_common::config::flags as config_flags;
 use proxy_common::socket::{PEER_IS_BACKEND, PEER_IS_FRONTEND};
 use proxy_common::{
-    Address, Be16, Config, Counter, FrontendKey, SocketEntry, SocketKey, frontend, node, protocol,
+    Address, Backend, Be16, Config, Counter, FrontendKey, SocketEntry, SocketKey, frontend, node,
+    protocol,
 };
 
-use crate::pipeline::frontend::{Found, Place, by_key, detect};
-use crate::pipeline::select::{Part, Takers, is_usable, pick, policy};
+use crate::pipeline::affinity::{self, Client};
+use crate::pipeline::frontend::{Found, Place, by_key, detect, is_source_allowed};
+use crate::pipeline::select::{Part, Takers, is_usable, pick, policy, sticky};
 use crate::{Family, Stop, Tables};
 
 /// What a process asks for.
@@ -29,6 +33,19 @@ pub struct Dial<F: Family> {
     pub call: Call,
     /// Whose socket it is.
     pub owner: Owner,
+    /// The address that it is bound to, or unspecified.
+    pub source: F::Addr,
+}
+
+/// The kernel around a socket.
+pub trait Surroundings<F: Family> {
+    /// 32 random bits.
+    fn random(&self) -> u32;
+    /// Seconds of the jiffies clock: `hz` is the kernel's ticks per second.
+    fn now_secs(&self, hz: u32) -> u32;
+    /// True if a socket of this network namespace receives what is sent to this address, on it or
+    /// on the unspecified one.
+    fn listens(&self, addr: &F::Addr, port: Be16, protocol: u8) -> bool;
 }
 
 /// Which system call.
@@ -59,39 +76,75 @@ pub enum Outcome<F: Family> {
     Translate(F::Addr, Be16),
     /// ECONNREFUSED.
     Refuse,
+    /// Nobody hears of it: what the packet path would drop.
+    Drop,
+}
+
+/// What the hook may translate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Scope {
+    /// A dialed own address: no packet to it reaches the packet path.
+    DialedOwn,
+    /// Everything: the outcome is the packet path's.
+    All,
+    /// Backends on own addresses; the packet path gives the rest its share of flows.
+    OwnBackends,
+    /// Nothing.
+    Nothing,
 }
 
 /// Decides a connect() or sendmsg().
 #[inline(always)]
-pub fn dial<F: Family, T: Tables<F>>(tables: &T, dial: &Dial<F>, random: u32) -> Outcome<F> {
+pub fn dial<F, T, E>(tables: &T, env: &E, dial: &Dial<F>) -> Outcome<F>
+where
+    F: Family,
+    T: Tables<F>,
+    E: Surroundings<F>,
+{
     let Some(config) = tables.config() else {
         return Outcome::Leave;
     };
-    let is_own =
-        tables.node_address(&dial.addr) & node::address_flags::OWN != 0 || dial.addr.is_loopback();
-    // Only here does the packet path never see the packets.
-    let must_serve = is_own && matches!(dial.owner, Owner::Node);
-    if !is_translatable(config, dial, must_serve) {
+    if !is_translatable(config, dial) {
         return Outcome::Leave;
     }
     let Some(found) = find(tables, config, &dialed(dial)) else {
         return Outcome::Leave;
     };
-    if !must_serve && !equals_packet_path(config, &found, dial.owner) {
+    let scope = scope(tables, config, dial, &found);
+    if let Scope::Nothing = scope {
         tables.count(Counter::SocketSteppedAside);
         return Outcome::Leave;
     }
-    if let Some(entry) = bound(tables, dial) {
+    let (entry, backend) = match bound(tables, dial) {
+        Some(chosen) => chosen,
+        None => match choose(tables, env, config, dial, (&found, scope)) {
+            Ok(chosen) => chosen,
+            Err(stop) => return unserved(tables, dial, scope, stop),
+        },
+    };
+    if serves(tables, env, dial, scope, &backend) {
         return translate(tables, dial, entry);
     }
-    match choose(tables, config, &found, random) {
-        Ok(entry) => translate(tables, dial, entry),
-        Err(stop) if matches!(stopped(stop, &dial.addr), Stop::Reject(..)) => Outcome::Refuse,
-        Err(_) => {
-            tables.count(Counter::SocketSteppedAside);
-            Outcome::Leave
-        }
+    remember_choice(tables, dial, &entry);
+    tables.count(Counter::SocketSteppedAside);
+    Outcome::Leave
+}
+
+/// What becomes of a call that no backend serves.
+#[inline(always)]
+fn unserved<F: Family, T: Tables<F>>(
+    tables: &T,
+    dial: &Dial<F>,
+    scope: Scope,
+    stop: Stop,
+) -> Outcome<F> {
+    match stopped(stop, &dial.addr) {
+        Stop::Reject(..) if !matches!(scope, Scope::OwnBackends) => return Outcome::Refuse,
+        Stop::Drop(_) if matches!(scope, Scope::DialedOwn) => return Outcome::Drop,
+        Stop::Reject(..) | Stop::Drop(_) | Stop::Pass(_) => {}
     }
+    tables.count(Counter::SocketSteppedAside);
+    Outcome::Leave
 }
 
 /// The frontend's address for an address that a translated socket sees, or `None`.
@@ -107,17 +160,69 @@ pub fn peer<F: Family, T: Tables<F>>(
     Some((found.addr, found.port))
 }
 
-/// Protocols and calls that the hooks translate at all (P-11, S-206).
+/// Protocols, calls and sockets that the hooks look at (P-11, S-206).
 #[inline(always)]
-fn is_translatable<F: Family>(config: &Config, dial: &Dial<F>, must_serve: bool) -> bool {
-    let is_connected_udp = dial.protocol == protocol::UDP && matches!(dial.call, Call::Connect);
+fn is_translatable<F: Family>(config: &Config, dial: &Dial<F>) -> bool {
     if dial.protocol != protocol::TCP && dial.protocol != protocol::UDP {
         return false;
     }
-    if is_connected_udp && !must_serve && config.flags & config_flags::SOCKET_UDP_CONNECTED == 0 {
-        return false;
+    matches!(dial.owner, Owner::Node)
+        || config.flags & config_flags::SOCKET_HOST_ONLY == 0 && is_call_translated(config, dial)
+}
+
+/// False for connect() of a UDP socket, unless it is asked for (P-11).
+#[inline(always)]
+fn is_call_translated<F: Family>(config: &Config, dial: &Dial<F>) -> bool {
+    dial.protocol != protocol::UDP
+        || !matches!(dial.call, Call::Connect)
+        || config.flags & config_flags::SOCKET_UDP_CONNECTED != 0
+}
+
+#[inline(always)]
+fn scope<F: Family, T: Tables<F>>(
+    tables: &T,
+    config: &Config,
+    dial: &Dial<F>,
+    found: &Found,
+) -> Scope {
+    let is_node = matches!(dial.owner, Owner::Node);
+    if is_node && is_own(tables, &dial.addr) {
+        Scope::DialedOwn
+    } else if is_call_translated(config, dial) && equals_packet_path(config, found, dial) {
+        Scope::All
+    } else if is_node {
+        Scope::OwnBackends
+    } else {
+        Scope::Nothing
     }
-    matches!(dial.owner, Owner::Node) || config.flags & config_flags::SOCKET_HOST_ONLY == 0
+}
+
+#[inline(always)]
+fn is_own<F: Family, T: Tables<F>>(tables: &T, addr: &F::Addr) -> bool {
+    addr.is_loopback() || tables.node_address(addr) & node::address_flags::OWN != 0
+}
+
+/// True if the hook is the one that serves this backend.
+#[inline(always)]
+fn serves<F, T, E>(
+    tables: &T,
+    env: &E,
+    dial: &Dial<F>,
+    scope: Scope,
+    backend: &Backend<F::Addr>,
+) -> bool
+where
+    F: Family,
+    T: Tables<F>,
+    E: Surroundings<F>,
+{
+    if let Scope::OwnBackends = scope {
+        return affinity::is_own(tables, backend);
+    }
+    // A pod that gets itself must be masqueraded (S-094): the packet path does that.
+    matches!(dial.owner, Owner::Node)
+        || backend.flags & backend_flags::LOCAL == 0
+        || !env.listens(&backend.addr, backend.port, dial.protocol)
 }
 
 /// The frontend dialed: exact, or a NodePort of an accepted own address (S-204).
@@ -168,14 +273,15 @@ fn dialed<F: Family>(dial: &Dial<F>) -> FrontendKey<F::Addr> {
 
 /// True where translating at the socket gives what the packet path would give (S-200).
 #[inline(always)]
-fn equals_packet_path(config: &Config, found: &Found, owner: Owner) -> bool {
+fn equals_packet_path<F: Family>(config: &Config, found: &Found, dial: &Dial<F>) -> bool {
     // The source is unknown here: affinity and source ranges need it (S-202, S-203).
     if found.tail.affinity_timeout_secs != 0 || found.has(frontend::flags::SOURCE_RANGES) {
         return false;
     }
-    match owner {
-        // Masquerading gives the address that a direct connection would choose anyway.
-        Owner::Node => true,
+    match dial.owner {
+        // Masquerading gives the address that a direct connection would choose anyway. A socket
+        // that is bound to another keeps it, also a loopback address that leads nowhere (S-088).
+        Owner::Node => dial.source == F::Addr::UNSPECIFIED,
         // A pod keeps its address only towards a ClusterIP (S-080, S-092).
         Owner::Pod => found.is_cluster_ip() && config.flags & config_flags::MASQUERADE_ALL == 0,
     }
@@ -184,7 +290,7 @@ fn equals_packet_path(config: &Config, found: &Found, owner: Owner) -> bool {
 /// The backend that this socket already uses for this frontend: datagrams of one 4-tuple stay
 /// together (S-205) until the backend is gone (S-124).
 #[inline(always)]
-fn bound<F: Family, T: Tables<F>>(tables: &T, dial: &Dial<F>) -> Option<SocketEntry<F::Addr>> {
+fn bound<F: Family, T: Tables<F>>(tables: &T, dial: &Dial<F>) -> Option<Chosen<F>> {
     if dial.protocol != protocol::UDP || !matches!(dial.call, Call::Send) {
         return None;
     }
@@ -200,26 +306,75 @@ fn bound<F: Family, T: Tables<F>>(tables: &T, dial: &Dial<F>) -> Option<SocketEn
     if backend.generation != entry.generation || !is_usable(backend.state) {
         return None;
     }
-    Some(entry)
+    Some((entry, backend))
 }
 
+/// What a socket gets.
+type Chosen<F> = (
+    SocketEntry<<F as Family>::Addr>,
+    Backend<<F as Family>::Addr>,
+);
+
+/// A backend by chance, or the one that the client is bound to.
 #[inline(always)]
-fn choose<F: Family, T: Tables<F>>(
+fn choose<F, T, E>(
     tables: &T,
+    env: &E,
     config: &Config,
-    found: &Found,
-    random: u32,
-) -> Result<SocketEntry<F::Addr>, Stop> {
-    let origin = detect::<F>(config, &F::Addr::UNSPECIFIED, Place::Node, 0);
-    let (part, _): (Part, _) = policy(config, found, origin, true);
-    let (backend_id, backend) = pick(tables, found, part, random, Takers::All)?;
-    Ok(SocketEntry {
+    dial: &Dial<F>,
+    (found, scope): (&Found, Scope),
+) -> Result<Chosen<F>, Stop>
+where
+    F: Family,
+    T: Tables<F>,
+    E: Surroundings<F>,
+{
+    let client = client::<F>(config, dial, scope);
+    let asker = FrontendKey {
+        addr: client,
+        port: dial.port,
+        protocol: dial.protocol,
+        pad: 0,
+    };
+    if !is_source_allowed(tables, found, &asker) {
+        return Err(Stop::Drop(Counter::SourceRange));
+    }
+    let part = part::<F>(config, found, dial);
+    let (backend_id, backend) = match Client::of(client, found, env.now_secs(config.hz)) {
+        None => pick(tables, found, part, env.random(), Takers::All)?,
+        Some(client) => sticky(tables, found, part, &client, Takers::All)?,
+    };
+    let entry = SocketEntry {
         addr: backend.addr,
         port: backend.port,
         pad: 0,
         backend: backend_id,
         generation: backend.generation,
-    })
+    };
+    Ok((entry, backend))
+}
+
+/// The source that the packets of the socket would have, as far as it is known here: who dials an
+/// own address does so from this very address.
+#[inline(always)]
+fn client<F: Family>(config: &Config, dial: &Dial<F>, scope: Scope) -> F::Addr {
+    if dial.source != F::Addr::UNSPECIFIED {
+        dial.source
+    } else if let Scope::DialedOwn = scope {
+        dial.addr
+    } else {
+        F::config(config).primary
+    }
+}
+
+/// The set that applies. On loopback the policy holds without the short circuit (S-119d).
+#[inline(always)]
+fn part<F: Family>(config: &Config, found: &Found, dial: &Dial<F>) -> Part {
+    if dial.addr.is_loopback() && found.has(frontend::flags::LOCAL_POLICY) {
+        return Part::Local;
+    }
+    let origin = detect::<F>(config, &F::Addr::UNSPECIFIED, Place::Node, 0);
+    policy(config, found, origin, true).0
 }
 
 /// Remembers both directions and translates.
@@ -242,6 +397,17 @@ fn translate<F: Family, T: Tables<F>>(
         PEER_IS_BACKEND,
     );
     tables.insert_socket(&by_backend, &frontend);
+    remember_choice(tables, dial, &entry);
+    Outcome::Translate(entry.addr, entry.port)
+}
+
+/// The next datagram to this frontend goes the same way (S-205), also to the packet path.
+#[inline(always)]
+fn remember_choice<F: Family, T: Tables<F>>(
+    tables: &T,
+    dial: &Dial<F>,
+    entry: &SocketEntry<F::Addr>,
+) {
     if dial.protocol == protocol::UDP && matches!(dial.call, Call::Send) {
         let by_frontend = key::<F>(
             dial.cookie,
@@ -250,9 +416,8 @@ fn translate<F: Family, T: Tables<F>>(
             dial.protocol,
             PEER_IS_FRONTEND,
         );
-        tables.insert_socket(&by_frontend, &entry);
+        tables.insert_socket(&by_frontend, entry);
     }
-    Outcome::Translate(entry.addr, entry.port)
 }
 
 #[inline(always)]
