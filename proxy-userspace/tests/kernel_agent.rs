@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use support::{Place, run};
+use support::{Place, rules, run};
 
 const MANIFESTS: &str = r#"
 apiVersion: v1
@@ -90,6 +90,7 @@ fn refusal(output: &Output) -> String {
 
 #[test]
 fn agent_serves_answers_and_leaves_the_datapath_in_place() {
+    rules(&["S-178", "S-180"]);
     let place = Place::enter();
     let folder = tempfile::tempdir().unwrap();
     run("ip link add up0 type veth peer name peer0");

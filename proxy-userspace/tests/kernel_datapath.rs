@@ -18,7 +18,7 @@ use proxy_userspace::datapath::{
     Datapath, DatapathError, DatapathOptions, TcChoice, attach, cleanup, environment, load, sys,
 };
 use proxy_userspace::maps::{FamilyMaps, MapError, Maps as _};
-use support::{Place, run};
+use support::{Place, rules, run};
 
 /// Options with small maps.
 fn options(place: &Place, tc: TcChoice) -> DatapathOptions {
@@ -99,6 +99,7 @@ fn links(place: &Place) -> BTreeMap<String, (u32, u32)> {
 
 #[test]
 fn restart_adopts_maps_and_swaps_programs_behind_the_same_links() {
+    rules(&["S-178"]);
     let place = Place::enter();
     add_interfaces();
     let (datapath, mut maps) = start(&place, TcChoice::Tcx);
@@ -287,6 +288,7 @@ fn change_of_means_leaves_one_program_per_direction() {
 
 #[test]
 fn cleanup_takes_everything_away_and_may_be_repeated() {
+    rules(&["S-180"]);
     let place = Place::enter();
     add_interfaces();
     drop(start(&place, TcChoice::Tcx));
@@ -302,6 +304,7 @@ fn cleanup_takes_everything_away_and_may_be_repeated() {
 
 #[test]
 fn interfaces_that_come_and_go_are_followed() {
+    rules(&["S-119b"]);
     let place = Place::enter();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

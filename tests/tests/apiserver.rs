@@ -11,6 +11,7 @@ use proxy_userspace::objects::{EndpointSlice, Kind, Object, ObjectEvent, ObjectN
 use proxy_userspace::pipeline::watch::{self, ApiSource, KINDS, Selection, Source};
 use tests::lab::Lab;
 use tests::net::{Netns, Sandbox, eventually};
+use tests::rules;
 use tokio::sync::oneshot;
 
 /// Far longer than a controller or a reconnection takes.
@@ -239,6 +240,7 @@ const FOREIGN: &str = "service.kubernetes.io/service-proxy-name";
 
 #[test]
 fn objects_of_a_real_cluster_arrive_and_are_followed() -> Result<()> {
+    rules(&["S-001", "S-002", "S-004", "S-079"]);
     let cluster = Cluster::start()?;
     let lab = &cluster.lab;
     lab.add_node("n1", &["192.0.2.11"])?;
@@ -298,6 +300,7 @@ fn objects_of_a_real_cluster_arrive_and_are_followed() -> Result<()> {
         },
     )?;
     changes_are_followed(lab, &watching)?;
+    labels_and_networks_are_followed(lab, &watching)?;
     watching.end()
 }
 
@@ -345,8 +348,57 @@ fn changes_are_followed(lab: &Lab, watching: &Watching) -> Result<()> {
     })
 }
 
+/// A slice made by hand becomes headless; a second ServiceCIDR comes and goes; another node changes.
+fn labels_and_networks_are_followed(lab: &Lab, watching: &Watching) -> Result<()> {
+    lab.apply(
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+         metadata: {name: by-hand, labels: {kubernetes.io/service-name: db}}\n\
+         addressType: IPv4\nports: [{name: \"\", port: 8080}]\n\
+         endpoints: [{addresses: [10.244.0.9]}]\n",
+    )?;
+    let has_slice = |seen: &Seen| knows(seen, Kind::EndpointSlice, "default", "by-hand");
+    watching.until("a slice made by hand", |seen| {
+        ensure!(has_slice(seen));
+        Ok(())
+    })?;
+    let headless = "service.kubernetes.io/headless=";
+    lab.kubectl(&["label", "endpointslice", "by-hand", headless])?;
+    watching.until("the slice is headless", |seen| {
+        ensure!(!has_slice(seen));
+        Ok(())
+    })?;
+    lab.apply(
+        "apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {name: more}\n\
+         spec: {cidrs: [10.97.0.0/24]}\n",
+    )?;
+    let key = (Kind::ServiceCidr, cluster_scoped("more"));
+    watching.until("a second ServiceCIDR", |seen| {
+        let Some(Object::ServiceCidr(more)) = seen.objects.get(&key) else {
+            bail!("no second ServiceCIDR")
+        };
+        ensure!(more.spec.cidrs == ["10.97.0.0/24"]);
+        Ok(())
+    })?;
+    lab.delete(&["servicecidr", "more"])?;
+    watching.until("one ServiceCIDR again", |seen| {
+        ensure!(!seen.objects.contains_key(&key));
+        Ok(())
+    })?;
+    let label = "topology.kubernetes.io/zone=z1";
+    lab.kubectl(&["label", "node", "n2", label])?;
+    lab.kubectl(&["label", "node", "n1", label])?;
+    watching.until("the own Node's zone, and no other Node", |seen| {
+        let node = seen.objects.get(&(Kind::Node, cluster_scoped("n1")));
+        let zone = node.and_then(|node| node.metadata().labels.get("topology.kubernetes.io/zone"));
+        ensure!(zone.is_some_and(|zone| zone == "z1"));
+        ensure!(!knows(seen, Kind::Node, "", "n2"));
+        Ok(())
+    })
+}
+
 #[test]
 fn daemon_set_is_accepted_and_its_rights_suffice() -> Result<()> {
+    rules(&["S-001"]);
     let cluster = Cluster::start()?;
     let lab = &cluster.lab;
     lab.apply(include_str!("../../deploy/shunt.yaml"))?;
@@ -381,6 +433,7 @@ fn daemon_set_is_accepted_and_its_rights_suffice() -> Result<()> {
 
 #[test]
 fn watch_goes_on_after_an_api_server_is_away() -> Result<()> {
+    rules(&["S-008", "S-179", "S-183"]);
     let cluster = Cluster::start()?;
     let lab = &cluster.lab;
     lab.apply(&service("web", WEB, ""))?;

@@ -154,7 +154,7 @@ fn ask_all(rig: &mut Rig, held: &[(Client, usize, String)]) -> Result<()> {
 /// S-124, S-126: a client that keeps its 5-tuple moves on when its backend is gone, and only then.
 #[test]
 fn udp_moves_when_its_backend_is_gone() -> Result<()> {
-    rules(&["S-124", "S-126"]);
+    rules(&["S-124", "S-126", "S-205"]);
     let mut rig = Rig::new(Variant::default(), &[])?;
     for client in [Pod, PodAsPackets, Outside] {
         let target = if client == Outside {

@@ -5,6 +5,7 @@ use std::fs;
 use anyhow::{Context, Result, bail, ensure};
 use tests::net::{cgroup_programs, tcx_programs};
 use tests::rig::{Client, Rig, Target};
+use tests::rules;
 use tests::topology::Variant;
 use tests::topology::addresses::IpFamily;
 use tests::traffic::{Plan, SocketKind};
@@ -32,6 +33,7 @@ fn pins(rig: &Rig, node: usize) -> Vec<String> {
 
 #[test]
 fn cleanup_leaves_nothing() -> Result<()> {
+    rules(&["S-180"]);
     let mut rig = Rig::without_agents(Variant::default())?;
     let before = traces(&rig, 0)?;
     for end in ["running", "stopped", "killed"] {

@@ -5,6 +5,7 @@
 
 use anyhow::{Context, Result, ensure};
 use tests::rig::{Client, Rig, Target, contains, node_addresses};
+use tests::rules;
 use tests::topology::addresses::{FAMILIES, IpFamily};
 use tests::topology::{BridgeNetfilter, Firewall, Offloads, Overlay, PodNetwork, Uplinks, Variant};
 use tests::traffic::{Plan, Report, SocketKind, StreamPlan};
@@ -301,6 +302,7 @@ fn bridge(netfilter: BridgeNetfilter) -> Variant {
 
 #[test]
 fn routed_pods() -> Result<()> {
+    rules(&["S-211", "S-212"]);
     check(Variant::default(), &[], &[ROWS, OWN_ADDRESS_ROWS])
 }
 

@@ -15,6 +15,7 @@ use tests::cases::packets::{PacketSpec, echo, syn, udp};
 use tests::cases::verify::{Ends, ends, wrong_checksum};
 use tests::cases::world::*;
 use tests::cases::{Case, Outcome, random};
+use tests::rules;
 
 /// Counters that tell of a flow beside the reason of the packet's end.
 const NOTES: [Counter; 6] = [
@@ -310,6 +311,7 @@ proptest! {
     /// Property 2.
     #[test]
     fn a_foreign_packet_leaves_byte_identical(case in foreign_case()) {
+        rules(&["P-14"]);
         foreign::<V4>(&case)?;
         foreign::<V6>(&case)?;
     }
@@ -317,6 +319,7 @@ proptest! {
     /// Property 3.
     #[test]
     fn right_checksums_stay_right(case in random::any_case()) {
+        rules(&["S-136"]);
         right_checksums::<V4>(&case)?;
         right_checksums::<V6>(&case)?;
     }
@@ -340,6 +343,7 @@ proptest! {
         packet in first_packet(),
         hook in random::hook(),
     ) {
+        rules(&["S-120"]);
         one_backend::<V4>(&world, &other, &packet, hook)?;
         one_backend::<V6>(&world, &other, &packet, hook)?;
     }
@@ -351,6 +355,7 @@ proptest! {
         packet in first_packet(),
         hook in random::hook(),
     ) {
+        rules(&["S-068", "S-071"]);
         usable_backend::<V4>(&world, &packet, hook)?;
         usable_backend::<V6>(&world, &packet, hook)?;
     }

@@ -15,13 +15,14 @@ use proxy_ebpf::wire::checksum::{Delta, fold, replaced};
 use proxy_ebpf::{V4, V6};
 use tests::cases::build::internet_checksum;
 use tests::cases::world::{CaseFamily, PORT, Role};
+use tests::rules;
 
 const BACKENDS: u32 = 7;
 
-/// A frontend of `BACKENDS` backends, in the maps and as it is found.
-fn frontend<F: CaseFamily>() -> (HostTables<F>, Found) {
+/// A frontend of so many backends, in the maps and as it is found.
+fn frontend<F: CaseFamily>(backends: u32) -> (HostTables<F>, Found) {
     let world = tests::cases::world::World {
-        backends: vec![tests::cases::world::backend(Role::RemoteBackend); BACKENDS as usize],
+        backends: vec![tests::cases::world::backend(Role::RemoteBackend); backends as usize],
         ..Default::default()
     };
     let tables = world.tables::<F>(1, 0);
@@ -38,10 +39,11 @@ fn frontend<F: CaseFamily>() -> (HostTables<F>, Found) {
 
 /// How many of the flows get each backend.
 fn spread<F: CaseFamily>(
+    backends: u32,
     flows: impl Iterator<Item = (u32, u16)>,
     protocol: u8,
 ) -> BTreeMap<u32, u32> {
-    let (tables, found) = frontend::<F>();
+    let (tables, found) = frontend::<F>(backends);
     let mut counts = BTreeMap::new();
     for (client, port) in flows {
         let mut src = F::address(Role::Client);
@@ -62,7 +64,7 @@ fn spread<F: CaseFamily>(
 }
 
 fn check_spread<F: CaseFamily>(name: &str, flows: impl Iterator<Item = (u32, u16)>, protocol: u8) {
-    let counts = spread::<F>(flows, protocol);
+    let counts = spread::<F>(BACKENDS, flows, protocol);
     let total: u32 = counts.values().sum();
     let fair = total / BACKENDS;
     assert_eq!(counts.len() as u32, BACKENDS, "{name}: {counts:?}");
@@ -75,6 +77,7 @@ fn check_spread<F: CaseFamily>(name: &str, flows: impl Iterator<Item = (u32, u16
 /// The patterns that real clients make: each backend gets its share of each.
 #[test]
 fn new_flows_are_spread_evenly() {
+    rules(&["S-069"]);
     for protocol in [protocol::TCP, protocol::UDP] {
         let one_client = || (0..14_000).map(|flow| (0x0a00_0001, 32_768 + flow));
         check_spread::<V4>("ports in a row", one_client(), protocol);
@@ -90,6 +93,19 @@ fn new_flows_are_spread_evenly() {
         check_spread::<V4>("fifty clients", both(), protocol);
         check_spread::<V6>("fifty clients", both(), protocol);
     }
+}
+
+/// Three backends, 3000 flows: about 1000 each, and all of them within a few dozen.
+#[test]
+fn three_backends_share_three_thousand_flows() {
+    rules(&["S-069"]);
+    let flows = |count: u16| (0..count).map(|flow| (0x0a00_0001, 32_768 + flow));
+    let shares = spread::<V4>(3, flows(3000), protocol::TCP);
+    assert_eq!(shares.len(), 3);
+    for count in shares.values() {
+        assert!(count.abs_diff(1000) < 100, "{shares:?}");
+    }
+    assert_eq!(spread::<V6>(3, flows(36), protocol::UDP).len(), 3);
 }
 
 /// 0 and 0xffff are the same sum.

@@ -1,7 +1,8 @@
 //! `cargo xtask rules`: which tests cite which rule of `docs/service-semantics.md`.
 //!
-//! Read from the sources alone: string fields of tests and of the data that tests run, and the
-//! `# rules:` headers of Scenarios, the `rules` of packets; a comment cites nothing. A rule without a test has to stand in
+//! Read from the sources alone: string fields of tests and of the data that tests run, the
+//! `# rules:` headers of Scenarios, and the `rules: [..]` of explain's tables; a comment cites
+//! nothing. A rule without a test has to stand in
 //! `docs/rules.md`, with the part that brings it or the reason why it is not for us. The results of
 //! the last `cargo xtask test` are shown where there are any; the exit status does not depend on
 //! them.
@@ -30,10 +31,8 @@ const EXCEPTIONS: &str = "docs/rules.md";
 /// Folders of text files that tests read, each with the file of those tests.
 const TEXTS: [(&str, &str); 2] = [
     ("tests/scenarios", "tests/tests/scenarios.rs"),
-    (PACKETS, "tests/tests/explain.rs"),
+    ("tests/explain", "tests/tests/explain.rs"),
 ];
-/// The folder of tables of packets: every packet cites for itself.
-const PACKETS: &str = "tests/explain";
 
 /// These have numbers of rules in their tests without testing any.
 const OURSELVES: &str = "xtask/src/rules";
@@ -129,31 +128,21 @@ fn find() -> Result<Findings> {
     let mut citations = Vec::new();
     for (path, runner) in texts {
         let text = read(&path.display().to_string())?;
-        let tests: BTreeSet<String> = packages
+        let tests = packages
             .values()
             .flat_map(|package| package.tests_in(Path::new(runner)))
-            .collect();
-        if path.starts_with(PACKETS) {
-            let fields = book::fields(&text).into_iter();
-            citations.extend(fields.map(|(line, rules)| Citation {
-                label: "packet".into(),
-                path: path.clone(),
-                line,
-                rules,
-                tests: tests.clone(),
-            }));
-            continue;
+            .collect::<BTreeSet<String>>();
+        let found = book::fields(&text);
+        if found.is_empty() && path.extension().is_some_and(|extension| extension == "txt") {
+            complaints.push(format!("{}: no rules", path.display()));
         }
-        match book::header(&text) {
-            Some((line, rules)) => citations.push(Citation {
-                label: "Scenario".into(),
-                path,
-                line,
-                rules,
-                tests,
-            }),
-            None => complaints.push(format!("{}: no line `# rules:`", path.display())),
-        }
+        citations.extend(found.into_iter().map(|field| Citation {
+            path: path.clone(),
+            line: field.line,
+            rules: field.rules,
+            label: field.label,
+            tests: BTreeSet::clone(&tests),
+        }));
     }
     for package in packages.values() {
         citations.extend(package.citations());
@@ -189,9 +178,10 @@ fn judge(
     for (rule, exception) in &exceptions {
         if !rules.contains_key(rule) {
             complaints.push(format!("{EXCEPTIONS}: there is no rule {rule}"));
-        } else if cited.contains(rule) {
+        } else if cited.contains(rule) != matches!(exception, Exception::Rest { .. }) {
+            let is = if cited.contains(rule) { "is" } else { "is not" };
             let said = exception.text();
-            complaints.push(format!("{EXCEPTIONS}: {rule} is cited, so not `{said}`"));
+            complaints.push(format!("{EXCEPTIONS}: {rule} {is} cited, so not `{said}`"));
         }
     }
     for rule in rules.values() {
@@ -245,14 +235,14 @@ fn summary(findings: &Findings, results: &BTreeMap<String, Outcome>) -> String {
             passed += 1;
         }
     }
-    let not_for_us = findings.exceptions.values();
-    let not_for_us = not_for_us.filter(|e| matches!(e, Exception::NotForUs { .. }));
-    let not_for_us = not_for_us.count();
+    let count = |is: fn(&Exception) -> bool| findings.exceptions.values().filter(|e| is(e)).count();
+    let not_for_us = count(|exception| matches!(exception, Exception::NotForUs { .. }));
+    let later = count(|exception| matches!(exception, Exception::Later { .. }));
     let mut text = format!(
-        "rules: {} rules, {cited} cited in {} places, {} of later parts, {not_for_us} not for us",
+        "rules: {} rules, {cited} cited in {} places, {later} of later parts, \
+         {not_for_us} not for us",
         findings.rules.len(),
         findings.citations.len(),
-        findings.exceptions.len() - not_for_us,
     );
     if !results.is_empty() {
         text += &format!("; in the last test run {passed} passed, {failed} failed");

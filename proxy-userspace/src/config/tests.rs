@@ -6,6 +6,7 @@ use clap::Parser;
 
 use super::*;
 use crate::cli::args::{Cli, Command};
+use crate::rules;
 use crate::settings::{Masquerade, SocketLb};
 
 fn machine() -> Machine {
@@ -112,6 +113,7 @@ winkernel:
 
 #[test]
 fn nothing_given_is_every_default() {
+    rules(&["S-118", "S-170", "S-190", "S-191"]);
     let options = options("", "").unwrap();
     assert_eq!(options.selection.node_name, "n1.corp");
     assert_eq!(options.source, Source::Api(ApiSource::default()));
@@ -128,6 +130,7 @@ fn nothing_given_is_every_default() {
 
 #[test]
 fn generated_kube_proxy_file_is_taken_as_it_is() {
+    rules(&["S-190"]);
     let options = options("", &kube_proxy(KUBEADM)).unwrap();
     let defaults = resolve(Given::default(), &machine()).unwrap();
     let kubeconfig = Some("/var/lib/kube-proxy/kubeconfig.conf".into());
@@ -156,6 +159,7 @@ fn generated_kube_proxy_file_is_taken_as_it_is() {
 
 #[test]
 fn flag_wins_over_shunt_document_wins_over_kube_proxy_document() {
+    rules(&["S-190"]);
     let file = kube_proxy("hostnameOverride: a\nclusterCIDR: 10.4.0.0/16")
         + &shunt("nodeName: b\nmaxFlows: 5000\nsocketLb: host");
     let from_file = options("", &file).unwrap();
@@ -178,6 +182,7 @@ fn flag_wins_over_shunt_document_wins_over_kube_proxy_document() {
 
 #[test]
 fn flag_equal_to_the_default_wins_too() {
+    rules(&["S-190"]);
     let file = kube_proxy("iptables: {masqueradeAll: true}\nlogging: {verbosity: 5}")
         + &shunt("masquerade: always\nlogLevel: trace");
     let given = options("", &file).unwrap();
@@ -211,6 +216,7 @@ fn mode_names_the_block_that_holds() {
 
 #[test]
 fn node_name_and_hostname_override_are_one_flag() {
+    rules(&["S-170", "S-190"]);
     for line in ["--node-name N2", "--hostname-override=N2"] {
         assert_eq!(options(line, "").unwrap().selection.node_name, "n2");
     }
@@ -218,6 +224,7 @@ fn node_name_and_hostname_override_are_one_flag() {
 
 #[test]
 fn source_of_the_command_line_replaces_that_of_the_file() {
+    rules(&["S-183"]);
     let file = kube_proxy("clientConnection: {kubeconfig: /k}");
     let manifests = options("--manifests /a /b", &file).unwrap();
     assert_eq!(
@@ -241,6 +248,7 @@ fn source_of_the_command_line_replaces_that_of_the_file() {
 
 #[test]
 fn unknown_and_repeated_fields_of_the_file_are_warnings() {
+    rules(&["S-190"]);
     let file = kube_proxy("hostnameOverride: a\nfutureField: 1\nhostnameOverride: b")
         + &shunt("conntrak: 1");
     let options = options("--nodeport-addresses all", &file).unwrap();
@@ -259,6 +267,36 @@ fn unknown_and_repeated_fields_of_the_file_are_warnings() {
     for (warning, expected) in options.warnings.iter().zip(expected) {
         assert!(warning.starts_with(expected), "{warning:?}");
     }
+}
+
+#[test]
+fn verbosity_of_the_flag_wins_over_the_file() {
+    rules(&["S-190"]);
+    let options = options("-v=5", &kube_proxy("logging: {verbosity: 1}")).unwrap();
+    assert_eq!(options.log_level, "debug");
+}
+
+#[test]
+fn no_feature_gate_changes_what_is_served() {
+    rules(&["S-220"]);
+    let gates = "featureGates: {ProxyTerminatingEndpoints: false, LoadBalancerIPMode: false, \
+                 ServiceTrafficDistribution: false, PreferSameTrafficDistribution: false, \
+                 MultiCIDRServiceAllocator: false, TopologyAwareHints: false}";
+    let with = options("", &kube_proxy(gates)).unwrap();
+    assert_eq!(with.settings, options("", "").unwrap().settings);
+}
+
+#[test]
+fn node_name_is_trimmed_and_lower_cased() {
+    rules(&["S-170"]);
+    let given = Given {
+        node_name: Some(" N1.corp ".to_owned()),
+        ..Given::default()
+    };
+    assert_eq!(
+        resolve(given, &machine()).unwrap().selection.node_name,
+        "n1.corp"
+    );
 }
 
 #[test]
@@ -288,6 +326,7 @@ fn errors_of_the_file_have_line_and_field() {
 
 #[test]
 fn repeated_keyword_is_refused() {
+    rules(&["S-118"]);
     check_error(
         "--nodeport-addresses primary,primary",
         "",
@@ -303,6 +342,7 @@ fn repeated_keyword_is_refused() {
 
 #[test]
 fn nodeport_cidrs_of_one_family_are_a_warning() {
+    rules(&["S-119a", "S-191"]);
     let options = options("--nodeport-addresses 192.0.2.0/24", "").unwrap();
     assert_eq!(options.warnings.len(), 1);
     assert!(

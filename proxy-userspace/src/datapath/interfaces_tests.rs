@@ -5,6 +5,7 @@ use proxy_common::interface::flags::{
 };
 
 use super::{Detect, Link, LinkAddress, Plan, Route, Rules, Snapshot, local_addresses, plan};
+use crate::rules;
 
 const ETHERNET: u16 = 1;
 const NONE: u16 = 0xfffe;
@@ -254,6 +255,7 @@ fn globs_override_what_is_found() {
 
 #[test]
 fn bridge_mode_detects_what_enters_by_the_bridge_and_its_ports() {
+    rules(&["S-083"]);
     let rules = Rules {
         globs: Vec::new(),
         detect: Detect::Bridge("cni0".to_owned()),
@@ -265,6 +267,7 @@ fn bridge_mode_detects_what_enters_by_the_bridge_and_its_ports() {
 
 #[test]
 fn prefix_mode_detects_by_the_name_that_netfilter_sees() {
+    rules(&["S-083"]);
     let rules = Rules {
         globs: Vec::new(),
         detect: Detect::Prefix("veth".to_owned()),
@@ -277,6 +280,7 @@ fn prefix_mode_detects_by_the_name_that_netfilter_sees() {
 
 #[test]
 fn local_addresses_are_those_of_every_link() {
+    rules(&["S-119b"]);
     let mut all = local_addresses(&bridged().0);
     all.sort();
     let all: Vec<_> = all

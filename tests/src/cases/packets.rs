@@ -234,6 +234,14 @@ impl PacketSpec {
         self
     }
 
+    /// With another sequence number.
+    pub fn seq(mut self, number: u32) -> Self {
+        if let Body::Tcp { seq, .. } = &mut self.body {
+            *seq = number;
+        }
+        self
+    }
+
     /// With another TTL.
     pub fn ttl(mut self, ttl: u8) -> Self {
         self.ttl = ttl;

@@ -27,6 +27,8 @@ pub struct Rule {
 pub enum Exception {
     /// A part that is not there yet brings it.
     Later { part: String, what: String },
+    /// Tests cite what is there of it; a part that is not there yet brings the rest.
+    Rest { part: String, what: String },
     /// It asks nothing of this code.
     NotForUs { reason: String },
 }
@@ -74,6 +76,7 @@ impl Exception {
     pub fn text(&self) -> String {
         match self {
             Self::Later { part, what } => format!("{part}: {what}"),
+            Self::Rest { part, what } => format!("the rest in {part}: {what}"),
             Self::NotForUs { reason } => format!("not for us: {reason}"),
         }
     }
@@ -86,24 +89,37 @@ pub fn list(text: &str) -> Option<BTreeSet<RuleId>> {
         .collect()
 }
 
-/// The line `# rules: ...` of a text file, with its number from 1.
-pub fn header(text: &str) -> Option<(usize, BTreeSet<RuleId>)> {
-    let mut lines = text.lines().enumerate();
-    lines.find_map(|(index, line)| {
-        let rules = line.strip_prefix("# rules:")?;
-        Some((index + 1, list(rules)?))
-    })
+/// A field of a text file that cites.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Field {
+    /// From 1.
+    pub line: usize,
+    pub rules: BTreeSet<RuleId>,
+    pub label: String,
 }
 
-/// The `rules` fields of a table of packets, with their lines.
-pub fn fields(text: &str) -> Vec<(usize, BTreeSet<RuleId>)> {
-    let lines = text.lines().enumerate();
-    lines
-        .filter_map(|(index, line)| {
-            let rules = line.strip_prefix("- rules: [")?.strip_suffix(']')?;
-            Some((index + 1, list(rules)?))
-        })
-        .collect()
+/// The header `# rules: ...` of a Scenario, and the fields `rules: [...]` of a table's rows, which
+/// are called by the line after them.
+pub fn fields(text: &str) -> Vec<Field> {
+    let mut fields = Vec::new();
+    let lines: Vec<&str> = text.lines().collect();
+    for (index, line) in lines.iter().enumerate() {
+        let row = line.trim_start().trim_start_matches("- ");
+        let row = row
+            .strip_prefix("rules: [")
+            .and_then(|row| row.strip_suffix(']'));
+        let (rules, label) = match (line.strip_prefix("# rules:"), row) {
+            (Some(header), _) => (header, "Scenario"),
+            (None, Some(row)) => (row, lines.get(index + 1).map_or("", |next| next.trim())),
+            (None, None) => continue,
+        };
+        fields.extend(list(rules).map(|rules| Field {
+            line: index + 1,
+            rules,
+            label: label.to_owned(),
+        }));
+    }
+    fields
 }
 
 /// The rules of the document: items that begin with a number in bold letters.
@@ -132,8 +148,8 @@ pub fn rules(text: &str) -> BTreeMap<RuleId, Rule> {
     rules
 }
 
-/// The table of exceptions: rows `| S-148 | issue 7 | what it brings |`, or `not for us` with the
-/// reason. Also what is wrong with it.
+/// The table of exceptions: rows `| S-148 | issue 7 | what it brings |`, `rest: issue 7` where a
+/// part of the rule is there, or `not for us` with the reason. Also what is wrong with it.
 pub fn exceptions(text: &str) -> (BTreeMap<RuleId, Exception>, Vec<String>) {
     let (mut exceptions, mut complaints) = (BTreeMap::new(), Vec::new());
     for line in text.lines() {
@@ -151,9 +167,13 @@ pub fn exceptions(text: &str) -> (BTreeMap<RuleId, Exception>, Vec<String>) {
         if why.is_empty() || part.is_empty() {
             complaints.push(format!("{id}: no part or no reason"));
         }
-        let exception = match part {
-            "not for us" => Exception::NotForUs { reason: why.into() },
-            part => Exception::Later {
+        let exception = match (part, part.strip_prefix("rest: ")) {
+            ("not for us", _) => Exception::NotForUs { reason: why.into() },
+            (_, Some(part)) => Exception::Rest {
+                part: part.into(),
+                what: why.into(),
+            },
+            (part, None) => Exception::Later {
                 part: part.into(),
                 what: why.into(),
             },

@@ -149,6 +149,12 @@ fn rules_without_a_test_need_a_reason() {
         complaints(later, all()),
         ["docs/rules.md: W-1 is cited, so not `issue 7: later`"]
     );
+    let rest = "| W-1 | rest: issue 7 | more |\n";
+    assert_eq!(complaints(rest, all()), Vec::<String>::new());
+    assert_eq!(
+        complaints(rest, most()),
+        ["docs/rules.md: W-1 is not cited, so not `the rest in issue 7: more`"]
+    );
     assert_eq!(
         complaints("| W-1 | not for us | |\n", most()),
         ["W-1: no part or no reason"]
@@ -172,12 +178,20 @@ fn unknown_numbers_are_complaints() {
 }
 
 #[test]
-fn a_scenario_cites_in_its_header() {
+fn text_files_cite_in_headers_and_rows() {
+    let found = |text| -> Vec<String> {
+        let fields = book::fields(text).into_iter();
+        fields
+            .map(|field| format!("{} {} {}", field.line, field.label, field.rules.len()))
+            .collect()
+    };
     assert_eq!(
-        book::header("# About\n# rules: S-001, W-1\n> apply\n"),
-        book::list("S-001, W-1").map(|rules| (2, rules))
+        found("# About\n# rules: S-001, W-1\n> apply\n"),
+        ["2 Scenario 2"]
     );
-    assert_eq!(book::header("S-001\n"), None);
+    let table = "packets:\n- rules: [S-001, W-1]\n  packet: {dport: 80}\n  about: S-001\n";
+    assert_eq!(found(table), ["2 packet: {dport: 80} 2"]);
+    assert_eq!(found("S-001\n# see rules: [S-001]\n"), [""; 0]);
 }
 
 #[test]

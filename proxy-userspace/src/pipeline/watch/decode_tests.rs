@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::rules;
 
 const GOOD: &str = "\
 apiVersion: v1
@@ -199,6 +200,7 @@ fn words_outside_their_set_are_rejected() {
 
 #[test]
 fn ipv4_address_in_ipv6_slice_is_left_out() {
+    rules(&["S-012", "S-041"]);
     let object = check_entry(
         &slice(
             "addressType: IPv6\nendpoints:\n- addresses:\n  - 10.4.1.5\n\
@@ -216,6 +218,7 @@ fn ipv4_address_in_ipv6_slice_is_left_out() {
 
 #[test]
 fn bad_external_ip_is_left_out() {
+    rules(&["S-012"]);
     let object = check_entry(
         &service("  ports: [{port: 80}]\n  externalIPs:\n  - 198.51.100.7\n  - \"\"\n  - bogus"),
         15,
@@ -249,6 +252,7 @@ fn version_of_ours_that_is_not_read_is_rejected() {
 
 #[test]
 fn other_kinds_are_skipped() {
+    rules(&["S-001"]);
     let content = decode(
         "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\n---\n\
          apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: k}\n",
@@ -296,6 +300,7 @@ fn json_is_read_with_and_without_markers() {
 
 #[test]
 fn cluster_ips_get_their_families() {
+    rules(&["S-021", "S-022"]);
     let content = decode(&service(
         "  clusterIPs: [\"fd00:96::5\", 10.96.0.5]\n  ports: [{port: 80}]",
     ));

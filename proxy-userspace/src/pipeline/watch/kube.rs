@@ -340,11 +340,32 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::rules;
 
     fn applied<T: Watch>(json: Json) -> ObjectEvent {
         serde_json::from_value::<Watched<T>>(json)
             .expect("decodes whatever is in it")
             .applied()
+    }
+
+    #[test]
+    fn fields_of_old_versions_are_not_read() {
+        rules(&["S-221"]);
+        let object = |more: Json| {
+            let mut service = json!({
+                "metadata": {"namespace": "shop", "name": "web"},
+                "spec": {"clusterIP": "10.96.1.1", "ports": [{"port": 80}]},
+            });
+            for (key, value) in more.as_object().expect("an object") {
+                service["spec"][key] = value.clone();
+            }
+            let ObjectEvent::Applied(Object::Service(service)) = applied::<Service>(service) else {
+                panic!("rejected")
+            };
+            service
+        };
+        let old = json!({"topologyKeys": ["kubernetes.io/hostname"], "ipFamily": "IPv6"});
+        assert_eq!(object(old), object(json!({})));
     }
 
     #[test]

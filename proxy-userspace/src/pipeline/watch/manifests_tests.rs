@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::pipeline::watch::follow;
+use crate::rules;
 
 /// Far longer than anything takes: a test that waits so long has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -225,6 +226,7 @@ fn unreadable_file_keeps_what_was_known_and_is_named() {
 
 #[test]
 fn labels_hide_and_show() {
+    rules(&["S-002", "S-004"]);
     let slice = |labels: &str| {
         format!(
             "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
@@ -251,6 +253,7 @@ fn labels_hide_and_show() {
 
 #[test]
 fn other_nodes_are_not_seen() {
+    rules(&["S-001"]);
     let node =
         |name: &str| format!("---\napiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\n");
     let (_folder, events) = Folder::new(&[("n.yaml", &(node("n1") + &node("n2")))]);
@@ -259,6 +262,7 @@ fn other_nodes_are_not_seen() {
 
 #[test]
 fn own_proxy_name_selects_its_services() {
+    rules(&["S-003"]);
     let dir = TempDir::new().unwrap();
     let labels = "name: a\n  labels: {service.kubernetes.io/service-proxy-name: edge}";
     let text = service("a", 1).replace("name: a", labels) + &service("b", 2);

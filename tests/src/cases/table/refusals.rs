@@ -103,8 +103,12 @@ fn service_range() -> Vec<Case> {
             datagram.clone(),
         )
         .answered(error_of(&datagram, IcmpKind::Refused), RejectClusterIp),
-        case("a ping of a ClusterIP is refused", &["S-077"], ping.clone())
-            .answered(error_of(&ping, IcmpKind::Refused), RejectClusterIp),
+        case(
+            "a ping of a ClusterIP is refused",
+            &["S-077", "S-135"],
+            ping.clone(),
+        )
+        .answered(error_of(&ping, IcmpKind::Refused), RejectClusterIp),
         case("a reset is never answered", &["S-104"], reset).dropped(AnswerSuppressed),
         case(
             "an unknown port of a ClusterIP outside of the ServiceCIDRs is refused",
@@ -302,7 +306,7 @@ fn foreign() -> Vec<Case> {
     };
     let mut marked = case(
         "a redirected packet passes, its mark cleared",
-        &["P-3"],
+        &["P-3", "S-098"],
         syn(POD_AT, VIP),
     )
     .left_alone(Redirected);

@@ -67,7 +67,41 @@ fn restoring() -> Vec<Case> {
     };
     let data = tcp(POD_AT, VIP, ACK);
     let reply = tcp(LOCAL_AT, POD_AT, ACK);
+    let old = reply.clone().seq(1);
+    let refused = World {
+        backends: Vec::new(),
+        frontend_flags: 0,
+        ..World::default()
+    };
+    let excluded = World {
+        source_ranges: vec![Role::Foreign],
+        ..World::default()
+    };
     vec![
+        case(
+            "a flow goes on where new ones are refused",
+            &["S-111", "S-120"],
+            data.clone(),
+        )
+        .world(refused)
+        .flow(pod_flow())
+        .passed(data.clone().dst(LOCAL_AT), &[OriginalStack]),
+        case(
+            "a flow goes on where source ranges refuse new ones",
+            &["S-115", "S-120"],
+            data.clone(),
+        )
+        .world(excluded)
+        .flow(pod_flow())
+        .passed(data.clone().dst(LOCAL_AT), &[OriginalStack]),
+        case(
+            "an old segment of a backend is translated like any other",
+            &["S-132"],
+            old.clone(),
+        )
+        .egress(POD)
+        .flow(pod_flow())
+        .passed(old.src(VIP), &[ReplyStack]),
         case(
             "a packet keeps its flow alive, both directions",
             &["S-122"],
