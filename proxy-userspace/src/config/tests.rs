@@ -435,9 +435,6 @@ fn file_of_the_daemon_set_is_accepted() {
     assert_eq!(options.source, Source::Api(ApiSource::default()));
 }
 
-/// Cites the rules that a test is about.
-const fn rules(_rules: &[&str]) {}
-
 #[test]
 fn written_configuration_says_the_same_as_what_it_was_written_from() {
     rules(&["S-182"]);
