@@ -197,10 +197,6 @@ pub fn resolve(given: Given, machine: &Machine) -> Result<AgentOptions, ConfigEr
         Some(IpAddr::V4(_)) | None => IpAddr::from(Ipv4Addr::UNSPECIFIED),
     };
     let configz = effective::configz(&given, machine);
-    let bind_failure = match given.bind_address_hard_fail {
-        Some(true) => BindFailure::Fatal,
-        Some(false) | None => BindFailure::Retry,
-    };
     let mut warnings = Vec::new();
     let (sync_period, min_sync_period) = sync_periods(&given)?;
     let settings = Settings {
@@ -234,7 +230,7 @@ pub fn resolve(given: Given, machine: &Machine) -> Result<AgentOptions, ConfigEr
             }
             None => Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), METRICS_PORT)),
         },
-        bind_failure,
+        bind_failure: bind_failure(&given),
         configz,
         log_level: log_level(&given),
         source: source(&given)?,
@@ -276,6 +272,13 @@ fn settings(given: &Given, warnings: &mut Vec<String>) -> Result<Settings, Confi
         timeouts: timeouts(given)?,
         ..default
     })
+}
+
+fn bind_failure(given: &Given) -> BindFailure {
+    match given.bind_address_hard_fail {
+        Some(true) => BindFailure::Fatal,
+        Some(false) | None => BindFailure::Retry,
+    }
 }
 
 fn wrong(option: &'static str, message: &str) -> ConfigError {

@@ -10,6 +10,9 @@ use tests::topology::Variant;
 use tests::topology::addresses::IpFamily;
 use tests::traffic::{Plan, SocketKind};
 
+/// Cites the rules that a test is about.
+const fn rules(_rules: &[&str]) {}
+
 /// Everything outside its own pins that an agent could leave behind on a node.
 fn traces(rig: &Rig, node: usize) -> Result<String> {
     let node = &rig.cluster.nodes[node];
@@ -92,5 +95,25 @@ fn cleanup_of_one_node_leaves_the_other_alone() -> Result<()> {
     if left.is_empty() {
         bail!("the pins of n1 are gone");
     }
+    Ok(())
+}
+
+/// What kube-proxy left goes on request, twice as well as once, and nothing else does.
+#[test]
+fn leftovers_of_kube_proxy_go_on_request() -> Result<()> {
+    rules(&["S-181"]);
+    let rig = Rig::new(Variant::default(), &[])?;
+    let netns = &rig.cluster.nodes[0].netns;
+    let kept = netns.run(&["nft", "--stateless", "list", "ruleset"])?;
+    netns.nft("table ip kube-proxy { chain services { } }\ntable ip6 kube-proxy { }")?;
+    for removed in [2, 0] {
+        let text = rig.agents[0].shunt(&["cleanup", "--kube-proxy", "-o", "json"])?;
+        let answer: serde_json::Value = serde_json::from_str(&text)?;
+        let count = answer["removed"].as_array().map(Vec::len);
+        ensure!(count == Some(removed), "{text}");
+    }
+    let left = netns.run(&["nft", "--stateless", "list", "ruleset"])?;
+    ensure!(left == kept, "before:\n{kept}\nafter:\n{left}");
+    ensure!(!pins(&rig, 0).is_empty(), "shunt's own pins are gone");
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::kube_proxy_flags::KubeProxyFlags;
 use crate::config::Given;
 use crate::datapath::TcChoice;
 use crate::explain::{From, Protocol, packets};
@@ -31,7 +32,7 @@ pub enum Command {
     /// Say what happens to the first packet of a connection, and why
     Explain(Box<ExplainArgs>),
     /// Remove every program, map and pin of shunt from this node
-    Cleanup(QueryArgs),
+    Cleanup(CleanupArgs),
 }
 
 /// `shunt agent`.
@@ -52,6 +53,12 @@ pub struct AgentArgs {
     /// Make this file when everything is programmed
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
+    /// As kube-proxy's flag: `shunt cleanup`
+    #[arg(long, hide = true)]
+    pub cleanup: bool,
+    /// What only kube-proxy knows.
+    #[command(flatten)]
+    pub kube_proxy: KubeProxyFlags,
     /// Everything else.
     #[command(flatten)]
     pub given: Given,
@@ -136,6 +143,17 @@ pub struct QueryArgs {
     pub output: Output,
 }
 
+/// `shunt cleanup`.
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+pub struct CleanupArgs {
+    /// Remove what kube-proxy left instead: its nftables tables, iptables chains and ipvs device
+    #[arg(long)]
+    pub kube_proxy: bool,
+    /// Where the pins are.
+    #[command(flatten)]
+    pub query: QueryArgs,
+}
+
 /// Form of an answer.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Output {
@@ -165,9 +183,12 @@ mod tests {
         };
         assert_eq!(
             args,
-            QueryArgs {
-                bpffs: "/b".into(),
-                output: Output::Json
+            CleanupArgs {
+                kube_proxy: false,
+                query: QueryArgs {
+                    bpffs: "/b".into(),
+                    output: Output::Json
+                }
             }
         );
     }

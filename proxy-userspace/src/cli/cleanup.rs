@@ -1,9 +1,28 @@
 //! `shunt cleanup`.
 
-use super::args::{Output, QueryArgs};
+use super::args::{CleanupArgs, Output, QueryArgs};
+use super::leftovers;
 use crate::agent::socket;
 use crate::datapath;
 use crate::datapath::pin::Pins;
+
+/// Cleans up after shunt or after kube-proxy.
+pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
+    match args.kube_proxy {
+        true => clean_kube_proxy(args.query.output),
+        false => clean(&args.query),
+    }
+}
+
+fn clean_kube_proxy(output: Output) -> anyhow::Result<()> {
+    let removed = leftovers::remove()?;
+    match output {
+        Output::Json => println!("{}", serde_json::json!({ "removed": removed })),
+        Output::Table if removed.is_empty() => println!("nothing of kube-proxy is left"),
+        Output::Table => removed.iter().for_each(|it| println!("removed {it}")),
+    }
+    Ok(())
+}
 
 /// Takes everything of ours below `--bpffs` away. Nothing there is nothing to do.
 pub fn clean(args: &QueryArgs) -> anyhow::Result<()> {

@@ -3,6 +3,8 @@
 pub mod args;
 pub mod cleanup;
 pub mod explain;
+pub mod kube_proxy_flags;
+pub mod leftovers;
 pub mod query;
 pub mod run;
 pub mod service;
@@ -19,6 +21,6 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<()> {
             ServiceCommand::List(args) => service::list(&args),
         },
         Command::Explain(args) => explain::explain(*args),
-        Command::Cleanup(args) => cleanup::clean(&args),
+        Command::Cleanup(args) => cleanup::run(&args),
     }
 }

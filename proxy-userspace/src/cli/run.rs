@@ -3,13 +3,20 @@
 use anyhow::Context as _;
 use tracing_subscriber::EnvFilter;
 
-use super::args::AgentArgs;
+use super::args::{AgentArgs, Output, QueryArgs};
+use super::cleanup;
 use crate::agent::config_file::ConfigFile;
 use crate::agent::{self, RunOptions};
 use crate::config::{self, AgentOptions, LogFormat, Machine};
 
 /// Runs the agent until it is told to stop.
 pub fn agent(args: AgentArgs) -> anyhow::Result<()> {
+    if args.cleanup {
+        return cleanup::clean(&QueryArgs {
+            bpffs: args.given.bpffs.unwrap_or_else(|| "/sys/fs/bpf".into()),
+            output: Output::Table,
+        });
+    }
     let (machine, path) = (Machine::this(), args.config.as_deref());
     if let Some(target) = args.write_config_to {
         let text = config::written(args.given, path, &machine)?;
@@ -25,6 +32,9 @@ pub fn agent(args: AgentArgs) -> anyhow::Result<()> {
     start_log(&options)?;
     for warning in &options.warnings {
         tracing::warn!("{warning}");
+    }
+    for flag in args.kube_proxy.given() {
+        tracing::warn!(flag, "accepted, but of no use here");
     }
     if args.init_only {
         return Ok(agent::init(&options, &run_options)?);

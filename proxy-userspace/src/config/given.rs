@@ -128,13 +128,13 @@ pub struct Given {
     #[arg(long, alias = "iptables-min-sync-period", value_name = "DURATION")]
     pub min_sync_period: Option<String>,
     /// Verbosity as kube-proxy counts it: 4 and more is debug, 8 and more is trace
-    #[arg(short, long, value_name = "LEVEL")]
+    #[arg(short, long, alias = "v", value_name = "LEVEL")]
     pub verbosity: Option<u8>,
     /// What is logged, as a tracing filter; wins over -v [default: info]
     #[arg(long, value_name = "FILTER")]
     pub log_level: Option<String>,
     /// How it is logged
-    #[arg(long, value_enum)]
+    #[arg(long, alias = "logging-format", value_enum)]
     pub log_format: Option<LogFormat>,
 }
 

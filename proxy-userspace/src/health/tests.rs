@@ -501,7 +501,10 @@ async fn status_server_answers_people_and_prometheus() {
         r#"kubeproxy_proxy_healthz_total{code="503"} 1"#,
         r#"kubeproxy_proxy_livez_total{code="200"} 2"#,
         "# TYPE kubeproxy_sync_proxy_rules_no_local_endpoints_total gauge",
-        r#"kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family="IPv4",traffic_policy="external"} 2"#,
+        concat!(
+            "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
+            r#"{ip_family="IPv4",traffic_policy="external"} 2"#
+        ),
         r#"shunt_datapath_events_total{event="flows_created"} 7"#,
     ] {
         assert!(
