@@ -1,9 +1,10 @@
-//! `cargo xtask check`: rustfmt, clippy on the host and for BPF, tidy.
+//! `cargo xtask check`: rustfmt, clippy on the host and for BPF, tidy, rules.
 
 use anyhow::{Result, bail};
 
 use crate::build;
 use crate::command;
+use crate::rules;
 use crate::tidy;
 
 /// Runs every check and fails when one of them did.
@@ -16,6 +17,7 @@ pub fn run() -> Result<()> {
         }
     };
     step("tidy", tidy::run());
+    step("rules", rules::check());
     step(
         "rustfmt",
         command::run(command::bare_cargo("fmt").args(["--all", "--check"])),

@@ -27,7 +27,7 @@ enum Verb {
     Build,
     /// Runs all tests, set-up included (root)
     Test(test::Options),
-    /// Runs rustfmt, clippy on host and BPF targets, and tidy
+    /// Runs rustfmt, clippy on host and BPF targets, tidy and rules
     Check,
     /// Shows which tests cite which rule of docs/service-semantics.md
     Rules,

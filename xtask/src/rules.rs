@@ -79,6 +79,11 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
+/// As [`run`], without the table.
+pub fn check() -> Result<()> {
+    conclude(&find()?.complaints)
+}
+
 /// Keeps what `cargo test` said of each test for the table.
 pub fn keep_results(lines: &[String]) -> Result<()> {
     let path = results_path();

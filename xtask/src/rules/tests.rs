@@ -195,6 +195,13 @@ fn text_files_cite_in_headers_and_rows() {
 }
 
 #[test]
+fn every_rule_of_this_repository_is_cited() {
+    let findings = find().expect("the sources");
+    assert_eq!(findings.complaints, Vec::<String>::new());
+    assert!(findings.rules.len() > 150, "{}", findings.rules.len());
+}
+
+#[test]
 fn results_of_the_last_run_are_shown() {
     let text = "test a::one ... ok\ntest b::two ... FAILED\ntest three ... ok\nrunning 3 tests\n";
     let results = parse_results(text);
