@@ -1,0 +1,509 @@
+//! One run: a plan through the product and the oracle, packet by packet.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+use proxy_common::FrontendKind;
+use proxy_common::interface::flags::ATTACHED;
+use proxy_userspace::objects::{Object, ObjectEvent};
+
+use super::node::{End, Entry, Node, interface_name, list, own_addresses};
+use super::plan::{Action, Plan, Sent, Tcp, Trouble};
+use super::wire::{self, Spec, TTL};
+use crate::cases::world::DEVICES;
+use crate::oracle::decide::{Decision, From, Packet, Verdict};
+use crate::oracle::flow::{Flags, Flows, Hold, Key, Side, Taken};
+use crate::oracle::{Objects, Oracle, Protocol};
+
+/// What was compared, for a test that wants to know that it tests something.
+pub type Seen = BTreeMap<&'static str, u64>;
+
+/// A disagreement.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Position of the action.
+    pub at: usize,
+    /// What is wrong.
+    pub text: String,
+}
+
+/// Everything in motion.
+struct Run {
+    node: Node,
+    api: Objects,
+    own: Vec<IpAddr>,
+    oracle: Oracle,
+    flows: Flows,
+    entries: BTreeMap<Key, (From, u32)>,
+    seen: Seen,
+}
+
+/// Executes a plan; `seed` is that of the datapath's random numbers.
+pub fn run(plan: &Plan, seed: u32) -> Result<Seen, Failure> {
+    let mut run = Run::new(plan, seed);
+    for (at, action) in plan.actions.iter().enumerate() {
+        run.act(action).map_err(|text| Failure { at, text })?;
+    }
+    Ok(run.seen)
+}
+
+impl Run {
+    fn new(plan: &Plan, seed: u32) -> Self {
+        let settings = plan.settings.clone();
+        let mut node = Node::new(settings.clone(), seed);
+        for event in list(&Objects::default(), "") {
+            node.tell(event);
+        }
+        Self {
+            node,
+            api: Objects::default(),
+            own: own_addresses(),
+            oracle: Oracle {
+                objects: Objects::default(),
+                settings,
+                own: own_addresses(),
+            },
+            flows: Flows::default(),
+            entries: BTreeMap::new(),
+            seen: Seen::new(),
+        }
+    }
+
+    fn act(&mut self, action: &Action) -> Result<(), String> {
+        match action {
+            Action::Apply(object) => {
+                self.apply(object);
+                Ok(())
+            }
+            Action::Delete(kind, name) => {
+                if self.api.all.remove(&(*kind, name.clone())).is_some() {
+                    self.node.tell(ObjectEvent::Deleted(*kind, name.clone()));
+                }
+                Ok(())
+            }
+            Action::Relist => {
+                for event in list(&self.api, &self.oracle.settings.node_name) {
+                    self.node.tell(event);
+                }
+                Ok(())
+            }
+            Action::Addresses(extra) => {
+                self.own = own_addresses();
+                self.own.extend(extra);
+                Ok(())
+            }
+            Action::Sync(trouble) => self.sync(*trouble),
+            Action::Restart(settings) => {
+                if let Some(settings) = settings {
+                    self.oracle.settings = (**settings).clone();
+                }
+                self.node.restart(&self.oracle.settings, &self.api);
+                self.sync(Trouble::None)
+            }
+            Action::Advance(secs) => {
+                self.node.advance(*secs);
+                Ok(())
+            }
+            Action::Send(sent) => self.send(sent),
+            Action::Again(nth, tcp) => self.again(*nth, *tcp),
+            Action::Reply(nth, tcp) => self.reply(*nth, *tcp),
+        }
+    }
+
+    /// What a watch with our selectors tells of a new or changed object (S-002, S-004).
+    fn apply(&mut self, object: &Object) {
+        let (kind, name) = Objects::key(object);
+        let event = if Objects::is_visible(object, &self.oracle.settings.node_name) {
+            ObjectEvent::Applied(object.clone())
+        } else {
+            ObjectEvent::Deleted(kind, name.clone())
+        };
+        self.node.tell(event);
+        self.api.all.insert((kind, name), object.clone());
+    }
+
+    fn sync(&mut self, trouble: Trouble) -> Result<(), String> {
+        self.node.own.clone_from(&self.own);
+        let synced = self.node.sync(&self.api, trouble);
+        synced.map_err(|error| format!("{error:#}"))?;
+        self.oracle.objects = self.api.clone();
+        self.oracle.own.clone_from(&self.own);
+        self.flows.synced(&self.oracle);
+        Ok(())
+    }
+
+    fn count(&mut self, what: &'static str) {
+        *self.seen.entry(what).or_default() += 1;
+    }
+
+    fn again(&mut self, nth: usize, tcp: Tcp) -> Result<(), String> {
+        let Some(key) = self.nth_live(nth) else {
+            return Ok(());
+        };
+        let (from, ifindex) = self.entries[&key];
+        let (protocol, src, dst) = key;
+        self.send(&Sent {
+            src,
+            dst,
+            protocol,
+            tcp,
+            from,
+            ifindex,
+        })
+    }
+
+    fn nth_live(&self, nth: usize) -> Option<Key> {
+        let live = self.flows.live(&self.oracle, self.node.now);
+        live.get(nth % live.len().max(1)).copied()
+    }
+
+    fn send(&mut self, sent: &Sent) -> Result<(), String> {
+        let is_own = self.oracle.own.contains(&sent.dst.ip());
+        let is_sender = self.oracle.own.contains(&sent.src.ip()) || sent.src.ip().is_loopback();
+        // P-8: what a process sends to an own address reaches no interface of ours. An address
+        // that went away sends nothing, and one that came is nobody else's.
+        if (sent.from == From::Node) != is_sender || (sent.from == From::Node && is_own) {
+            return Ok(());
+        }
+        let key = (sent.protocol, sent.src, sent.dst);
+        let flags = flags(sent.tcp);
+        let hold = self.flows.hold(&self.oracle, &key, flags, self.node.now);
+        let is_tcp = sent.protocol == Protocol::Tcp;
+        // What a reset without a flow becomes is free.
+        if is_tcp && sent.tcp == Tcp::Rst && hold == Hold::Anew {
+            return Ok(());
+        }
+        let spec = spec(sent);
+        let entry = match sent.from {
+            From::Node => Entry::Process,
+            From::Pod | From::External => Entry::Interface(sent.ifindex),
+        };
+        let end = self.node.walk(entry, spec.bytes());
+        let mut complaint = String::new();
+        if hold != Hold::Anew {
+            match self.follows(sent, &spec, &end) {
+                Ok(()) => {
+                    self.count("followed");
+                    self.flows.note_packet(&key, Side::Original, flags, self.node.now);
+                    return Ok(());
+                }
+                Err(text) if hold == Hold::Follows => return Err(self.report(sent, &end, &text)),
+                Err(text) => complaint = text,
+            }
+        }
+        let packet = packet(sent);
+        let decision = self.oracle.decide(&packet);
+        let chosen = self.decides(sent, &packet, &decision, &end);
+        let chosen = chosen.map_err(|text| {
+            let text = format!("{complaint}{text}\n  {decision:?}");
+            self.report(sent, &end, &text)
+        })?;
+        let Some(chosen) = chosen else {
+            self.flows.forget(&key);
+            return Ok(());
+        };
+        self.flows.note_new(&packet, &decision, chosen, self.node.now);
+        self.flows.note_packet(&key, Side::Original, flags, self.node.now);
+        self.entries.insert(key, (sent.from, sent.ifindex));
+        Ok(())
+    }
+
+    /// S-120: the stored translation.
+    fn follows(&self, sent: &Sent, spec: &Spec, end: &End) -> Result<(), String> {
+        let key = (sent.protocol, sent.src, sent.dst);
+        let flow = &self.flows.flows[&key];
+        let expected = Spec {
+            src: flow.source,
+            dst: flow.backend,
+            ..*spec
+        };
+        self.arrives(expected, sent.from, end)
+            .map_err(|text| format!("S-120, follows {flow:?}: {text}"))
+    }
+
+    /// A packet that starts a flow; what was chosen for it, if something was.
+    fn decides(
+        &mut self,
+        sent: &Sent,
+        packet: &Packet,
+        decision: &Decision,
+        end: &End,
+    ) -> Result<Option<(SocketAddr, SocketAddr)>, String> {
+        let spec = spec(sent);
+        // S-214: an unknown segment in the middle of a connection may be refused.
+        let is_midstream = sent.protocol == Protocol::Tcp && sent.tcp != Tcp::Syn;
+        if is_midstream
+            && decision.service.is_some()
+            && let End::Answered(bytes) = end
+        {
+            self.count("unknown segment refused");
+            return wire::wrong_answer(&spec, bytes).map_or(Ok(None), Err);
+        }
+        // S-119e: a NodePort may only be matched by what starts a flow.
+        if is_midstream
+            && decision.kind == Some(FrontendKind::NodePort)
+            && self.arrives(spec, sent.from, end).is_ok()
+        {
+            self.count("unknown segment to a NodePort left alone");
+            return Ok(None);
+        }
+        if self.is_limit(sent, decision, end) {
+            self.count("a known limit");
+            return Ok(None);
+        }
+        match (decision.verdict, end) {
+            (Verdict::None, end) => {
+                self.count("none");
+                self.arrives(spec, sent.from, end)?;
+                Ok(None)
+            }
+            (Verdict::Drop, End::Dropped) => {
+                self.count("drop");
+                Ok(None)
+            }
+            (Verdict::Reject, End::Answered(bytes)) => {
+                self.count("reject");
+                wire::wrong_answer(&spec, bytes).map_or(Ok(None), Err)
+            }
+            (Verdict::Dnat, End::Local(bytes) | End::Out(_, bytes)) => {
+                let found = wire::ends(bytes);
+                self.translated(sent, decision, (found.dst, found.src))?;
+                let expected = Spec {
+                    src: found.src,
+                    dst: found.dst,
+                    ..spec
+                };
+                self.arrives(expected, sent.from, end)?;
+                self.bound(packet, decision, found.dst)?;
+                Ok(Some((found.dst, found.src)))
+            }
+            _ => Err("another verdict".into()),
+        }
+    }
+
+    /// What the packet path is known not to serve.
+    fn is_limit(&self, sent: &Sent, decision: &Decision, end: &End) -> bool {
+        let mut backends = decision.backends.keys();
+        match sent.protocol {
+            // S-129: a port of SCTP is not changed, for its checksum covers the whole packet.
+            Protocol::Sctp if *end == End::Dropped => {
+                backends.any(|backend| backend.port() != sent.dst.port())
+            }
+            // P-8: a process and a backend of one node meet at the socket.
+            _ if sent.from == From::Node => {
+                backends.any(|backend| self.oracle.own.contains(&backend.ip()))
+                    && self.arrives(spec(sent), sent.from, end).is_ok()
+            }
+            _ => false,
+        }
+    }
+
+    /// Section 8.
+    fn bound(
+        &mut self,
+        packet: &Packet,
+        decision: &Decision,
+        backend: SocketAddr,
+    ) -> Result<(), String> {
+        let bound = self.flows.bound(decision, packet.src.ip(), self.node.now);
+        match bound {
+            Some(bound) if bound != backend => Err(format!("S-101: bound to {bound}")),
+            Some(_) => {
+                self.count("affinity");
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The backend and the source that it sees are right.
+    fn translated(
+        &mut self,
+        sent: &Sent,
+        decision: &Decision,
+        (backend, source): (SocketAddr, SocketAddr),
+    ) -> Result<(), String> {
+        let Some(is_snat) = decision.backends.get(&backend) else {
+            return Err(format!("{backend} may not be chosen"));
+        };
+        let key = (sent.protocol, sent.src, sent.dst);
+        let now = self.node.now;
+        let is_taken = |tuple| self.flows.is_taken(&self.oracle, &key, tuple, now);
+        if is_taken((backend, source)) == Taken::Yes {
+            return Err(format!("S-099: {backend} has a flow from {source}"));
+        }
+        let taken = is_taken((backend, sent.src));
+        let is_kept = source == sent.src;
+        let is_delivered = self.oracle.own.contains(&backend.ip());
+        // P-4: the reply would leave by an interface without our programs.
+        let is_dark = sent.from != From::Node && self.is_dark(sent.src.ip());
+        let is_wanted = match (is_snat, taken) {
+            // S-096: delivered to this host with its source.
+            _ if is_delivered && taken == Taken::No => Some(false),
+            (_, _) if is_delivered => None,
+            (true, _) => Some(true),
+            (false, Taken::Yes) => Some(true),
+            (false, Taken::Perhaps) => None,
+            (false, Taken::No) => (!is_dark).then_some(false),
+        };
+        let ifindex = self.node.route(backend.ip());
+        let masquerade =
+            ifindex.and_then(|ifindex| self.node.masquerade(ifindex, backend.is_ipv4()));
+        match is_wanted {
+            // The source may be the very address that it would be masqueraded with.
+            Some(true) if is_kept && masquerade == Some(sent.src.ip()) && taken != Taken::Yes => {}
+            Some(true) if is_kept => return Err("S-091: the source is kept".into()),
+            Some(false) if !is_kept => return Err(format!("S-090: the source is {source}")),
+            _ => {}
+        }
+        // S-099: where the tuple is taken, another port is enough.
+        let is_port_enough = taken != Taken::No && source.ip() == sent.src.ip();
+        if !is_kept && !is_port_enough && Some(source.ip()) != masquerade {
+            return Err(format!("S-095: the source is {source}, not of {masquerade:?}"));
+        }
+        self.count(if is_kept { "dnat" } else { "dnat and snat" });
+        Ok(())
+    }
+
+    /// True for a client that is answered by an interface without our programs.
+    fn is_dark(&self, client: IpAddr) -> bool {
+        let ifindex = self.node.route(client);
+        ifindex.is_some_and(|ifindex| !is_attached(ifindex))
+    }
+
+    /// `expected` got where its destination is, whole, and nothing else did.
+    fn arrives(&self, expected: Spec, from: From, end: &End) -> Result<(), String> {
+        let route = self.node.route(expected.dst.ip());
+        let bytes = match (route, end) {
+            (None, End::Local(bytes)) => bytes,
+            (Some(ifindex), End::Out(found, bytes)) if ifindex == *found => bytes,
+            _ => return Err(format!("it should be at {route:?}")),
+        };
+        // A process' packet is no hop further before it leaves.
+        let ttls = match (route, from) {
+            (None, _) => TTL..=TTL,
+            (Some(_), From::Node) => TTL - 1..=TTL,
+            (Some(_), _) => TTL - 1..=TTL - 1,
+        };
+        for ttl in ttls {
+            if (Spec { ttl, ..expected }).is(bytes) {
+                return Ok(());
+            }
+        }
+        Err(format!("other bytes than those of {expected:?}"))
+    }
+
+    fn reply(&mut self, nth: usize, tcp: Tcp) -> Result<(), String> {
+        let Some(key) = self.nth_live(nth) else {
+            return Ok(());
+        };
+        let flow = self.flows.flows[&key].clone();
+        let (from, _) = self.entries[&key];
+        let (protocol, client, dialed) = key;
+        let own = &self.oracle.own;
+        // The client's address went away, or came to this node.
+        if (from == From::Node) != (own.contains(&client.ip()) || client.ip().is_loopback()) {
+            return Ok(());
+        }
+        let is_delivered = own.contains(&flow.backend.ip());
+        if is_delivered && own.contains(&flow.source.ip()) {
+            return Ok(());
+        }
+        // Where S-091 keeps the source, the answer to a client behind an interface without our
+        // programs is not ours to see.
+        if flow.source == client && from != From::Node && self.is_dark(client.ip()) {
+            return Ok(());
+        }
+        // A SYN-ACK without a SYN belongs to a client that dialed the backend itself.
+        let tcp = match tcp {
+            Tcp::Syn if flow.closes.contains(&true) => Tcp::Data,
+            tcp => tcp,
+        };
+        let (entry, sender) = match self.node.route(flow.backend.ip()) {
+            None => (Entry::Process, From::Node),
+            Some(ifindex) => (Entry::Interface(ifindex), From::External),
+        };
+        let sent = Spec {
+            src: flow.backend,
+            dst: flow.source,
+            protocol,
+            tcp,
+            is_reply: true,
+            ttl: TTL,
+        };
+        let end = self.node.walk(entry, sent.bytes());
+        let expected = Spec {
+            src: dialed,
+            dst: client,
+            ..sent
+        };
+        self.arrives(expected, sender, &end).map_err(|text| {
+            let text = format!("the answer of {key:?} {flow:?}: {text}");
+            self.describe(&sent, &end, &text)
+        })?;
+        self.count("answered by a backend");
+        self.flows.note_packet(&key, Side::Reply, flags(tcp), self.node.now);
+        Ok(())
+    }
+
+    fn report(&self, sent: &Sent, end: &End, text: &str) -> String {
+        self.describe(&spec(sent), end, &format!("{:?}: {text}", sent.from))
+    }
+
+    fn describe(&self, spec: &Spec, end: &End, text: &str) -> String {
+        let mut out = format!("{spec:?}\n  {text}\n  seen: {}", end_text(end));
+        let _ = write!(out, "\n  programs: {}", self.node.counters);
+        let _ = write!(out, "\n  own: {:?}", extra(&self.oracle.own));
+        out
+    }
+}
+
+fn extra(own: &[IpAddr]) -> BTreeSet<IpAddr> {
+    let fixed = own_addresses();
+    own.iter().copied().filter(|addr| !fixed.contains(addr)).collect()
+}
+
+fn end_text(end: &End) -> String {
+    let text = |bytes: &[u8]| format!("{:?}", wire::ends(bytes));
+    match end {
+        End::Local(bytes) => format!("delivered {}", text(bytes)),
+        End::Out(ifindex, bytes) => format!("out by dev{ifindex} {}", text(bytes)),
+        End::Dropped => "dropped".into(),
+        End::Answered(bytes) => format!("answered {}", text(bytes)),
+    }
+}
+
+fn is_attached(ifindex: u32) -> bool {
+    let mut devices = DEVICES.iter();
+    devices.any(|device| device.ifindex == ifindex && device.flags & ATTACHED != 0)
+}
+
+fn flags(tcp: Tcp) -> Flags {
+    Flags {
+        syn: tcp == Tcp::Syn,
+        fin: tcp == Tcp::Fin,
+        rst: tcp == Tcp::Rst,
+    }
+}
+
+fn spec(sent: &Sent) -> Spec {
+    Spec {
+        src: sent.src,
+        dst: sent.dst,
+        protocol: sent.protocol,
+        tcp: sent.tcp,
+        is_reply: false,
+        ttl: TTL,
+    }
+}
+
+fn packet(sent: &Sent) -> Packet {
+    Packet {
+        src: sent.src,
+        dst: sent.dst,
+        protocol: sent.protocol,
+        from: sent.from,
+        interface: (sent.from != From::Node).then(|| interface_name(sent.ifindex)),
+    }
+}

@@ -1,0 +1,83 @@
+//! The model test: seeded random runs against the oracle.
+//!
+//! It tries seeds for a minute (`SHUNT_MODEL_MINUTES` for as many minutes), and whether it passes
+//! depends on what it finds alone. `SHUNT_MODEL_SEED=N` replays one seed; `SHUNT_MODEL_FAILURES=N`
+//! goes on until so many seeds have failed.
+
+use std::time::{Duration, Instant};
+
+use tests::model::run::{Failure, Seen, run};
+use tests::model::{random, shrink};
+
+/// Seeds that are tried however slow the machine is.
+const SEEDS_MIN: u64 = 200;
+/// What must have been seen in them, so that the test is known to test something.
+const WANTED: [&str; 7] = [
+    "none",
+    "drop",
+    "reject",
+    "dnat",
+    "dnat and snat",
+    "followed",
+    "answered by a backend",
+];
+
+fn number<T: std::str::FromStr>(name: &str) -> Option<T> {
+    let text = std::env::var(name).ok()?;
+    let number = text.parse().ok();
+    Some(number.unwrap_or_else(|| panic!("{name} is no number")))
+}
+
+/// What went wrong with a seed, if something did, in words.
+fn try_seed(seed: u64, seen: &mut Seen) -> Option<String> {
+    let plan = random::plan(seed);
+    match run(&plan, seed as u32) {
+        Ok(found) => {
+            for (what, count) in found {
+                *seen.entry(what).or_default() += count;
+            }
+            None
+        }
+        Err(failure) => Some(describe(seed, failure)),
+    }
+}
+
+fn describe(seed: u64, failure: Failure) -> String {
+    let whole = random::plan(seed);
+    let (plan, failure) = shrink::shrink(&whole, seed as u32, failure);
+    let lines = plan.actions.iter().enumerate();
+    let lines: Vec<String> = lines.map(|(at, action)| format!("{at}: {action:?}")).collect();
+    format!(
+        "seed {seed}, action {}: {}\n{:?}\n{}\nagain: SHUNT_MODEL_SEED={seed} cargo test -p tests \
+         --test model\n",
+        failure.at,
+        failure.text,
+        plan.settings,
+        lines.join("\n"),
+    )
+}
+
+#[test]
+fn the_product_agrees_with_the_oracle() {
+    let mut seen = Seen::new();
+    let mut failures = Vec::new();
+    if let Some(seed) = number("SHUNT_MODEL_SEED") {
+        failures.extend(try_seed(seed, &mut seen));
+        assert!(failures.is_empty(), "{}", failures.join("\n"));
+        return;
+    }
+    let minutes: f64 = number("SHUNT_MODEL_MINUTES").unwrap_or(1.0);
+    let failures_max = number("SHUNT_MODEL_FAILURES").unwrap_or(1);
+    let (budget, start) = (Duration::from_secs_f64(60.0 * minutes), Instant::now());
+    let mut seed = 0;
+    // Time only decides how many seeds are tried.
+    while failures.len() < failures_max && (seed < SEEDS_MIN || start.elapsed() < budget) {
+        failures.extend(try_seed(seed, &mut seen));
+        seed += 1;
+    }
+    println!("{seed} seeds: {seen:?}");
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    for what in WANTED {
+        assert!(seen.contains_key(what), "{what} was never seen");
+    }
+}
