@@ -141,9 +141,8 @@ impl Objects {
 
     fn visible(&self) -> impl Iterator<Item = &Object> {
         // Nodes are found by name.
-        let is_hidden = |object: &&Object| {
-            object.kind() != Kind::Node && !Self::is_visible(object, "")
-        };
+        let is_hidden =
+            |object: &&Object| object.kind() != Kind::Node && !Self::is_visible(object, "");
         self.all.values().filter(move |object| !is_hidden(object))
     }
 }

@@ -46,7 +46,9 @@ fn describe(seed: u64, failure: Failure) -> String {
     let whole = random::plan(seed);
     let (plan, failure) = shrink::shrink(&whole, seed as u32, failure);
     let lines = plan.actions.iter().enumerate();
-    let lines: Vec<String> = lines.map(|(at, action)| format!("{at}: {action:?}")).collect();
+    let lines: Vec<String> = lines
+        .map(|(at, action)| format!("{at}: {action:?}"))
+        .collect();
     format!(
         "seed {seed}, action {}: {}\n{:?}\n{}\nagain: SHUNT_MODEL_SEED={seed} cargo test -p tests \
          --test model\n",

@@ -83,12 +83,7 @@ pub fn interface_name(ifindex: u32) -> String {
 
 /// The node's addresses that never change.
 pub fn own_addresses() -> Vec<IpAddr> {
-    let both = |role| {
-        [
-            V4::address(role).to_ip(),
-            V6::address(role).to_ip(),
-        ]
-    };
+    let both = |role| [V4::address(role).to_ip(), V6::address(role).to_ip()];
     OWN.iter().flat_map(|(role, _)| both(*role)).collect()
 }
 
@@ -143,11 +138,13 @@ impl Node {
         match trouble {
             Trouble::None => {}
             Trouble::Failing(seed) => {
-                self.maps.set_failures(Failures::Percent { percent: 10, seed });
+                self.maps
+                    .set_failures(Failures::Percent { percent: 10, seed });
             }
             Trouble::Killed(writes) => {
                 self.set_addresses();
-                self.maps.set_failures(Failures::After(self.maps.writes() + writes));
+                self.maps
+                    .set_failures(Failures::After(self.maps.writes() + writes));
                 self.reconciler.reconcile(&mut self.maps, self.clock);
                 self.check()?;
                 self.restart(&self.settings.clone(), objects);

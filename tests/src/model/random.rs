@@ -164,7 +164,12 @@ fn vips(random: &mut Random) -> Vec<IpAddr> {
 }
 
 fn vip(index: usize) -> IpAddr {
-    let texts = ["203.0.113.80", "2001:db8:f::80", "203.0.113.81", "2001:db8:f::81"];
+    let texts = [
+        "203.0.113.80",
+        "2001:db8:f::80",
+        "203.0.113.81",
+        "2001:db8:f::81",
+    ];
     texts[index % 4].parse().expect("a constant")
 }
 
@@ -302,11 +307,18 @@ fn service(random: &mut Random, namespace: &str, name: &str) -> Object {
     };
     let families = random.pick(&[&[true][..], &[false], &[true, false], &[false, true]]);
     let spec = &mut service.spec;
-    spec.type_ = random.pick(&[Some(type_.to_owned()), None]).filter(|_| type_ == "ClusterIP");
+    spec.type_ = random
+        .pick(&[Some(type_.to_owned()), None])
+        .filter(|_| type_ == "ClusterIP");
     spec.type_ = spec.type_.take().or(Some(type_.to_owned()));
-    spec.cluster_ips = families.iter().map(|is_v4| cluster_ip(index, *is_v4)).collect();
+    spec.cluster_ips = families
+        .iter()
+        .map(|is_v4| cluster_ip(index, *is_v4))
+        .collect();
     spec.cluster_ip = spec.cluster_ips.first().cloned();
-    let names = families.iter().map(|is_v4| if *is_v4 { "IPv4" } else { "IPv6" });
+    let names = families
+        .iter()
+        .map(|is_v4| if *is_v4 { "IPv4" } else { "IPv6" });
     spec.ip_families = names.map(String::from).collect();
     if random.chance(5) {
         spec.ip_families.clear();

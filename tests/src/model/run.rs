@@ -8,6 +8,7 @@ use proxy_common::FrontendKind;
 use proxy_common::interface::flags::ATTACHED;
 use proxy_userspace::objects::{Object, ObjectEvent};
 
+use super::explained::Explained;
 use super::node::{End, Entry, Node, interface_name, list, own_addresses};
 use super::plan::{Action, Plan, Sent, Tcp, Trouble};
 use super::wire::{self, Spec, TTL};
@@ -36,6 +37,7 @@ struct Run {
     oracle: Oracle,
     flows: Flows,
     entries: BTreeMap<Key, (From, u32)>,
+    explained: Explained,
     seen: Seen,
 }
 
@@ -66,6 +68,7 @@ impl Run {
             },
             flows: Flows::default(),
             entries: BTreeMap::new(),
+            explained: Explained::default(),
             seen: Seen::new(),
         }
     }
@@ -130,6 +133,7 @@ impl Run {
         self.oracle.objects = self.api.clone();
         self.oracle.own.clone_from(&self.own);
         self.flows.synced(&self.oracle);
+        self.explained.forget();
         Ok(())
     }
 
@@ -161,9 +165,13 @@ impl Run {
     fn send(&mut self, sent: &Sent) -> Result<(), String> {
         let is_own = self.oracle.own.contains(&sent.dst.ip());
         let is_sender = self.oracle.own.contains(&sent.src.ip()) || sent.src.ip().is_loopback();
-        // P-8: what a process sends to an own address reaches no interface of ours. An address
-        // that went away sends nothing, and one that came is nobody else's.
-        if (sent.from == From::Node) != is_sender || (sent.from == From::Node && is_own) {
+        // An address that went away sends nothing, and one that came is nobody else's.
+        if (sent.from == From::Node) != is_sender {
+            return Ok(());
+        }
+        self.explain(&packet(sent))?;
+        // P-8: what a process sends to an own address reaches no interface of ours.
+        if sent.from == From::Node && is_own {
             return Ok(());
         }
         let key = (sent.protocol, sent.src, sent.dst);
@@ -185,7 +193,8 @@ impl Run {
             match self.follows(sent, &spec, &end) {
                 Ok(()) => {
                     self.count("followed");
-                    self.flows.note_packet(&key, Side::Original, flags, self.node.now);
+                    self.flows
+                        .note_packet(&key, Side::Original, flags, self.node.now);
                     return Ok(());
                 }
                 Err(text) if hold == Hold::Follows => return Err(self.report(sent, &end, &text)),
@@ -203,9 +212,20 @@ impl Run {
             self.flows.forget(&key);
             return Ok(());
         };
-        self.flows.note_new(&packet, &decision, chosen, self.node.now);
-        self.flows.note_packet(&key, Side::Original, flags, self.node.now);
+        self.flows
+            .note_new(&packet, &decision, chosen, self.node.now);
+        self.flows
+            .note_packet(&key, Side::Original, flags, self.node.now);
         self.entries.insert(key, (sent.from, sent.ifindex));
+        Ok(())
+    }
+
+    /// What `shunt explain` says of a first packet.
+    fn explain(&mut self, packet: &Packet) -> Result<(), String> {
+        let decision = self.oracle.decide(packet);
+        let difference = self.explained.differs(&self.oracle, packet, &decision);
+        difference.map_or(Ok(()), |text| Err(format!("{packet:?}: {text}")))?;
+        self.count("explained");
         Ok(())
     }
 
@@ -360,7 +380,9 @@ impl Run {
         // S-099: where the tuple is taken, another port is enough.
         let is_port_enough = taken != Taken::No && source.ip() == sent.src.ip();
         if !is_kept && !is_port_enough && Some(source.ip()) != masquerade {
-            return Err(format!("S-095: the source is {source}, not of {masquerade:?}"));
+            return Err(format!(
+                "S-095: the source is {source}, not of {masquerade:?}"
+            ));
         }
         self.count(if is_kept { "dnat" } else { "dnat and snat" });
         Ok(())
@@ -443,7 +465,8 @@ impl Run {
             self.describe(&sent, &end, &text)
         })?;
         self.count("answered by a backend");
-        self.flows.note_packet(&key, Side::Reply, flags(tcp), self.node.now);
+        self.flows
+            .note_packet(&key, Side::Reply, flags(tcp), self.node.now);
         Ok(())
     }
 
@@ -461,7 +484,10 @@ impl Run {
 
 fn extra(own: &[IpAddr]) -> BTreeSet<IpAddr> {
     let fixed = own_addresses();
-    own.iter().copied().filter(|addr| !fixed.contains(addr)).collect()
+    own.iter()
+        .copied()
+        .filter(|addr| !fixed.contains(addr))
+        .collect()
 }
 
 fn end_text(end: &End) -> String {

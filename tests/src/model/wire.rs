@@ -187,11 +187,7 @@ pub fn wrong_answer(asked: &Spec, bytes: &[u8]) -> Option<String> {
         let is_right = found.src == asked.dst && found.dst == asked.src;
         return (!is_reset || !is_right).then(|| format!("no reset: {found:?}, flags {flags:#x}"));
     }
-    let expected = if asked.src.is_ipv4() {
-        [3, 3]
-    } else {
-        [1, 4]
-    };
+    let expected = if asked.src.is_ipv4() { [3, 3] } else { [1, 4] };
     let is_icmp = matches!(found.protocol, 1 | 58) && bytes[found.l4..found.l4 + 2] == expected;
     // The quoted packet begins behind eight bytes of ICMP; only its addresses are compared.
     let mut quoted = bytes[..L3].to_vec();

@@ -101,8 +101,7 @@ impl Oracle {
         // (e), S-078, S-079: all CIDRs of all ServiceCIDRs count; the exemption switch.
         let cidrs = self.objects.service_cidrs();
         let mut cidrs = cidrs.flat_map(|object| object.spec.cidrs.iter());
-        let is_inside =
-            cidrs.any(|text| Cidr::parse(text).is_some_and(|cidr| cidr.contains(dst)));
+        let is_inside = cidrs.any(|text| Cidr::parse(text).is_some_and(|cidr| cidr.contains(dst)));
         if is_inside && !self.settings.keep_unallocated {
             return Decision::without_frontend(Verdict::Drop);
         }
@@ -162,7 +161,10 @@ impl Oracle {
             .iter()
             .map(|at| {
                 let is_local = endpoints[at].is_local;
-                (*at, self.is_snat(packet, frontend, &choice, (*at, is_local)))
+                (
+                    *at,
+                    self.is_snat(packet, frontend, &choice, (*at, is_local)),
+                )
             })
             .collect();
         decision
@@ -210,8 +212,7 @@ impl Oracle {
             return true;
         }
         // S-091 under `needed`: a backend on this node, and traffic from outside of the node.
-        let is_all =
-            self.settings.masquerade_all && frontend.kind == FrontendKind::ClusterIp;
+        let is_all = self.settings.masquerade_all && frontend.kind == FrontendKind::ClusterIp;
         let is_needless = self.settings.masquerade == Masquerade::Needed
             && is_local
             && packet.from == From::External
@@ -264,8 +265,7 @@ impl Oracle {
         }
         // S-114: a range with this node's primary address lets the Service's own VIPs in.
         let primary = self.primary(frontend.port.key.family);
-        let has_node =
-            primary.is_some_and(|addr| ranges.iter().any(|range| range.contains(addr)));
+        let has_node = primary.is_some_and(|addr| ranges.iter().any(|range| range.contains(addr)));
         has_node && frontend.port.load_balancer_ips().contains(&src)
     }
 
@@ -296,7 +296,9 @@ impl Oracle {
         match entry {
             // Families whose address is unknown or loopback are left out.
             NodePortAddress::Primary => {
-                let addresses = Family::ALL.into_iter().filter_map(|family| self.primary(family));
+                let addresses = Family::ALL
+                    .into_iter()
+                    .filter_map(|family| self.primary(family));
                 let addresses = addresses.filter(|addr| !addr.is_loopback());
                 addresses
                     .map(|addr| Cidr::new(addr, if addr.is_ipv4() { 32 } else { 128 }))

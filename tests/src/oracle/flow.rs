@@ -141,7 +141,8 @@ impl Flows {
             // set loses its bindings.
             let sets = oracle.sets(port);
             port.affinity_timeout_secs().is_some()
-                && (sets.cluster.contains(&binding.backend) || sets.local.contains(&binding.backend))
+                && (sets.cluster.contains(&binding.backend)
+                    || sets.local.contains(&binding.backend))
         });
     }
 
@@ -230,8 +231,14 @@ impl Flows {
         let is_same = |other: &Key, flow: &Flow| {
             other != key && other.0 == key.0 && flow.backend == backend && flow.source == source
         };
-        let mut others = self.flows.iter().filter(|(other, flow)| is_same(other, flow));
-        if others.clone().any(|(other, flow)| !is_over(oracle, other.0, flow, now)) {
+        let mut others = self
+            .flows
+            .iter()
+            .filter(|(other, flow)| is_same(other, flow));
+        if others
+            .clone()
+            .any(|(other, flow)| !is_over(oracle, other.0, flow, now))
+        {
             return Taken::Yes;
         }
         // An entry that is over, or was replaced, may lie there until it is overwritten.
