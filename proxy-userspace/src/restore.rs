@@ -2,8 +2,8 @@
 //!
 //! The maps know no names. A service port is known by its id, which its regions, its backends and
 //! its source ranges carry; until the objects are there it goes by a made-up name. A desired
-//! service port adopts the id behind the first of its frontends that is found, and with it the
-//! backends; what nobody adopts is pruned by the first reconcile after both lists.
+//! service port adopts the id behind its ClusterIP, else behind another of its frontends, and with it
+//! the backends; what nobody adopts is pruned by the first reconcile after both lists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,7 +11,9 @@ use std::sync::Arc;
 use proxy_common::backend::flags;
 use proxy_common::frontend::CLUSTER_START;
 use proxy_common::port_filter::PORT_FILTER_LEN;
-use proxy_common::{Backend, BackendState, FrontendKey, RegionHeader, RegionTail, Word};
+use proxy_common::{
+    Backend, BackendState, FrontendKey, FrontendKind, RegionHeader, RegionTail, Word,
+};
 
 use crate::family::{Endpoint, IpFamily, Prefix};
 use crate::ids::{Ids, Region};
@@ -71,11 +73,21 @@ pub fn family<A: IpFamily, M: Maps + FamilyMaps<A>>(
     actual
 }
 
+/// The frontends that tell whose a restored service port is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Told {
+    /// By ClusterIP, which Services hardly ever take from each other.
+    ByClusterIp,
+    /// By any frontend: asked when all that are told by ClusterIP have their names.
+    ByAny,
+}
+
 /// Gives a restored service port its name back. Returns the name that it went by.
 pub fn adopt<A: IpFamily>(
     desired: &DesiredState<A>,
     actual: &mut ActualState<A>,
     name: &Arc<ServicePortName>,
+    told: Told,
 ) -> Option<Arc<ServicePortName>> {
     let port = desired.ports().get(name)?;
     if actual.ports.contains_key(name) {
@@ -85,6 +97,7 @@ pub fn adopt<A: IpFamily>(
     frontends.sort_by_key(|frontend| kind_rank(frontend.kind));
     let found = frontends
         .iter()
+        .filter(|frontend| told == Told::ByAny || frontend.kind == FrontendKind::ClusterIp)
         .filter(|frontend| desired.owner(&frontend.key) == Some(name))
         .filter_map(|frontend| actual.frontends.get(&frontend.key))
         .map(|frontend| frontend.owner.clone())

@@ -167,3 +167,21 @@ fn rejected_object_that_a_list_lacks_is_forgotten() {
     world.calm_down();
     assert!(!dump(&world.maps).contains("10.96.1.2"));
 }
+
+#[test]
+fn node_port_that_another_service_took_gives_no_ids_away() {
+    rules(&["S-178", "S-034"]);
+    let with_node_port = |name: &str, number: u8| {
+        let mut object = service(name, &format!("10.96.1.{number}"));
+        object.spec.ports[0].node_port = 30_080;
+        [applied(object), applied_slice(known_slice(name, number))]
+    };
+    let mut world = World::new();
+    world.tell(with_node_port("web", 1));
+    let ids = world.backends(&vip(1));
+    let both = with_node_port("api", 2)
+        .into_iter()
+        .chain(with_node_port("web", 1));
+    world.restart(both);
+    assert_eq!(world.backends(&vip(1)), ids);
+}

@@ -9,7 +9,7 @@ use crate::family::IpFamily;
 use crate::pipeline::actual::ActualState;
 use crate::pipeline::desired::{DesiredState, ServicePortName, TouchedPorts};
 use crate::pipeline::store::{Doubt, Store};
-use crate::restore;
+use crate::restore::{self, Told};
 
 /// How long a complaint must be gone: a file that is read again takes its complaints back before
 /// it makes them anew.
@@ -94,10 +94,14 @@ impl<A: IpFamily> Kept<A> {
         actual: &mut ActualState<A>,
         names: impl Iterator<Item = &'a Arc<ServicePortName>>,
     ) {
-        for name in names {
-            if let Some(made_up) = restore::adopt(desired, actual, name) {
-                self.unclaimed.remove(&made_up);
-                self.adopted.insert(name.clone());
+        let names: Vec<_> = names.collect();
+        // A NodePort or an external address may have been another Service's before (S-034).
+        for told in [Told::ByClusterIp, Told::ByAny] {
+            for name in &names {
+                if let Some(made_up) = restore::adopt(desired, actual, name, told) {
+                    self.unclaimed.remove(&made_up);
+                    self.adopted.insert((*name).clone());
+                }
             }
         }
     }
