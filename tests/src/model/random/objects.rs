@@ -98,12 +98,15 @@ fn text(role: Role, is_v4: bool) -> String {
 }
 
 pub(super) fn service(random: &mut Random, namespace: &str, name: &str) -> Object {
-    let mut service = Service::default();
-    service.metadata = Metadata {
+    let metadata = Metadata {
         namespace: namespace.into(),
         name: name.into(),
         creation_timestamp: Some(random.pick(&STAMPS).into()),
         ..Metadata::default()
+    };
+    let mut service = Service {
+        metadata,
+        ..Service::default()
     };
     if random.chance(4) {
         let label = "service.kubernetes.io/service-proxy-name".to_owned();
