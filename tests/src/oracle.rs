@@ -3,8 +3,9 @@
 //!
 //! It shares with the product only the vocabulary (`objects`, `settings`). Everything is computed
 //! anew for every packet from all objects, in the order in which the rules are numbered:
-//! [`address`] reads text, [`service`] finds ports and frontends, [`endpoint`] merges endpoints and
-//! chooses the sets, [`decide`] answers for the first packet of a flow, [`flow`] for all later ones.
+//! [`address`] reads text, [`service`] finds ports and frontends, [`endpoint`] merges endpoints
+//! and chooses the sets, [`decide`] answers for the first packet of a flow, [`flow`] for all later
+//! ones.
 
 pub mod address;
 pub mod decide;
@@ -94,7 +95,7 @@ impl Objects {
     pub fn is_visible(object: &Object, node_name: &str) -> bool {
         let labels = &object.metadata().labels;
         match object {
-            // S-002: any value of the label, also empty, hides the Service; and spec.clusterIP None.
+            // S-002: any value of the label, also empty, hides the Service, as does clusterIP None.
             Object::Service(service) => {
                 !labels.contains_key("service.kubernetes.io/service-proxy-name")
                     && service.spec.cluster_ip.as_deref() != Some("None")

@@ -317,7 +317,8 @@ impl Oracle {
         Some(self.sets(port))
     }
 
-    /// S-124: true if the endpoint is ready or serving in the service port; `None` without the port.
+    /// S-124: true if the endpoint is ready or serving in the service port; `None` where there is
+    /// no such port.
     pub fn is_kept(&self, key: &PortKey, at: SocketAddr) -> Option<bool> {
         let ports = self.ports(key.family);
         let port = ports.iter().find(|port| port.key == *key)?;
