@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until};
 
 use self::config_file::ConfigFile;
 use self::health::{HealthError, HealthSide};
-use self::node_wait::{NoPodCidrs, NodeWait};
+use self::node_wait::{NodeError, NodeWait};
 use self::socket::Request;
 use crate::config::AgentOptions;
 use crate::datapath::conntrack_sysctls::SysctlError;
@@ -62,7 +62,7 @@ pub enum AgentError {
     Sysctl(#[from] SysctlError),
     /// The Node lacks what the options need.
     #[error(transparent)]
-    Node(#[from] NoPodCidrs),
+    Node(#[from] NodeError),
     /// The configuration file is another one: whoever watches the agent starts it again (S-182).
     #[error("the configuration file has changed: ending, to be started with it")]
     ConfigChanged,
@@ -152,7 +152,7 @@ struct Agent {
     node_source: node_wait::Source,
     /// When the wait for the Node is looked at again.
     waits_until: Option<Instant>,
-    failure: Option<NoPodCidrs>,
+    failure: Option<NodeError>,
 
     objects: mpsc::Receiver<ObjectEvent>,
     batch: Vec<ObjectEvent>,
@@ -211,7 +211,7 @@ impl Agent {
             rules,
             ready_file: run_options.ready_file,
             config: run_options.config,
-            node_wait: NodeWait::new(setup::needs(&settings)),
+            node_wait: NodeWait::new(setup::needs(&settings), settings.ipv6),
             node_source: setup::node_source(&options.source),
             waits_until: None,
             failure: None,

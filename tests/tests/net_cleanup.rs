@@ -10,9 +10,6 @@ use tests::topology::Variant;
 use tests::topology::addresses::IpFamily;
 use tests::traffic::{Plan, SocketKind};
 
-/// Cites the rules that a test is about.
-const fn rules(_rules: &[&str]) {}
-
 /// Everything outside its own pins that an agent could leave behind on a node.
 fn traces(rig: &Rig, node: usize) -> Result<String> {
     let node = &rig.cluster.nodes[node];

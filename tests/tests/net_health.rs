@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tests::manifests::{Condition, Service};
 use tests::net::{Netns, eventually};
 use tests::rig::{Rig, TARGET_PORT};
+use tests::rules;
 use tests::topology::addresses::{self, FAMILIES, IpFamily};
 use tests::topology::{Seen, Variant};
 
@@ -18,9 +19,6 @@ const SEEN: Duration = Duration::from_secs(20);
 /// Until a client gives up.
 const PATIENCE: Duration = Duration::from_secs(2);
 const HEALTH_PORT: u16 = 32_001;
-
-/// Cites the rules that a test is about.
-const fn rules(_rules: &[&str]) {}
 
 /// Status and what is behind the status line.
 fn get(netns: &Netns, to: SocketAddr, path: &str) -> Result<(u16, String)> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tests::net::eventually;
 use tests::rig::{Client, Rig, TARGET_PORT, Target};
+use tests::rules;
 use tests::topology::Variant;
 use tests::topology::addresses::{FAMILIES, IpFamily};
 use tests::traffic::{Answer, Held, Plan, SocketKind};
@@ -17,9 +18,6 @@ use Target::{ClusterIp, NodePort1};
 const SEEN: Duration = Duration::from_secs(20);
 /// Connections after which each of three backends was certainly chosen.
 const TRIES_MAX: usize = 60;
-
-/// Cites the rules that a test is about.
-const fn rules(_rules: &[&str]) {}
 
 /// A held connection and who answers it.
 type Open = (usize, Answer);
