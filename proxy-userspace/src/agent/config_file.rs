@@ -30,10 +30,9 @@ impl ConfigFile {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::rules;
 
-    /// Cites the rules that a test is about.
-    const fn rules(_rules: &[&str]) {}
+    use super::*;
 
     #[test]
     fn only_other_contents_are_a_change() {

@@ -118,10 +118,9 @@ impl NodeWait {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::rules;
 
-    /// Cites the rules that a test is about.
-    const fn rules(_rules: &[&str]) {}
+    use super::*;
 
     fn node(primary: Option<&str>, pods: Option<&str>) -> NodeFacts {
         NodeFacts {

@@ -37,12 +37,11 @@ ignored! {
 
 #[cfg(test)]
 mod tests {
+    use crate::rules;
+
     use clap::Parser as _;
 
     use crate::cli::args::{Cli, Command};
-
-    /// Cites the rules that a test is about.
-    const fn rules(_rules: &[&str]) {}
 
     #[test]
     fn command_line_of_kube_proxy_is_accepted() {

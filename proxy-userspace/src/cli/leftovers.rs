@@ -135,10 +135,9 @@ fn must(program: &str, arguments: &[&str], input: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::restore_input;
+    use crate::rules;
 
-    /// Cites the rules that a test is about.
-    const fn rules(_rules: &[&str]) {}
+    use super::restore_input;
 
     #[test]
     fn only_chains_of_kube_proxy_go() {

@@ -38,10 +38,9 @@ pub fn check(settings: &Settings, warnings: &mut Vec<String>) -> Result<(), Conf
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::rules;
 
-    /// Cites the rules that a test is about.
-    const fn rules(_rules: &[&str]) {}
+    use super::*;
 
     #[test]
     fn kernel_without_ipv6_serves_ipv4_only() {

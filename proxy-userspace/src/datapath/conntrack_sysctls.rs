@@ -166,12 +166,11 @@ fn write(path: &Path, value: u64, is_explicit: bool) -> Result<bool, SysctlError
 
 #[cfg(test)]
 mod tests {
+    use crate::rules;
+
     use std::collections::BTreeMap;
 
     use super::*;
-
-    /// Cites the rules that a test is about.
-    const fn rules(_rules: &[&str]) {}
 
     struct Machine(tempfile::TempDir);
 
