@@ -51,7 +51,7 @@ impl World {
         for device in DEVICES {
             tables
                 .interfaces
-                .insert(device.ifindex, interface::<F>(&device));
+                .insert(device.ifindex, self.interface::<F>(&device));
         }
         for (role, flags) in OWN {
             tables.node_addresses.insert(F::address(role), flags);
@@ -84,9 +84,11 @@ impl World {
         config.flags = self.config_flags;
         config.redirect_mark = MARK;
         config.snat_ports = self.snat_ports;
-        if self.detector == Detector::Cidr {
-            config.detect_local = DetectLocal::Cidr as u32;
-        }
+        config.detect_local = match self.detector {
+            Detector::None => DetectLocal::None,
+            Detector::Cidr => DetectLocal::Cidr,
+            Detector::Interface => DetectLocal::Interface,
+        } as u32;
         config.timeouts = config::Timeouts::default();
         config.answers_per_sec = self.answers_per_sec;
         let family = F::config_mut(&mut config);
@@ -110,6 +112,14 @@ impl World {
         };
         family.primary = F::address(Role::Node);
         config
+    }
+
+    fn interface<F: CaseFamily>(&self, device: &Device) -> Interface {
+        let mut value = interface::<F>(device);
+        if self.detector == Detector::Interface && device.flags & interface::flags::POD_SIDE != 0 {
+            value.flags |= interface::flags::DETECTED;
+        }
+        value
     }
 
     fn service_port<F: CaseFamily>(&self, tables: &mut HostTables<F>, protocol: u8) {

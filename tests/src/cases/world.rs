@@ -323,6 +323,8 @@ pub enum Detector {
     None,
     /// ClusterCIDR: 10.1.0.0/16 or fd00:10:1::/48.
     Cidr,
+    /// By the interfaces that lead to pods.
+    Interface,
 }
 
 /// One backend.

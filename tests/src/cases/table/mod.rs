@@ -6,6 +6,7 @@ mod icmp;
 mod inside;
 mod paths;
 mod refusals;
+mod rows;
 mod tracking;
 
 use proxy_ebpf::Verdict;
@@ -38,6 +39,7 @@ pub fn table() -> Vec<Case> {
         inside::cases(),
         affinity::cases(),
         refusals::cases(),
+        rows::cases(),
         tracking::cases(),
         icmp::cases(),
         bytes::cases(),

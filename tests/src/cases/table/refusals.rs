@@ -155,6 +155,17 @@ fn admission() -> Vec<Case> {
     let datagram = udp(CLIENT_AT, NODE_AT);
     vec![
         case(
+            "a SYN to a socket of this node that is connecting itself is not a flow",
+            &["S-119e"],
+            outside.clone(),
+        )
+        .ingress(UPLINK)
+        .world(World {
+            sockets: vec![(NODE_AT, CLIENT_AT, proxy_common::protocol::TCP)],
+            ..World::default()
+        })
+        .left_alone(SocketOwner),
+        case(
             "a source inside the source ranges is served",
             &["S-113"],
             outside.clone(),

@@ -274,6 +274,10 @@ fn clashes() -> Vec<Case> {
         idle_secs: 24 * 3600 + 1,
         ..taken((Role::Foreign, 1))
     };
+    let closed = Flow {
+        tcp: seen::RST,
+        ..pod_flow()
+    };
     vec![
         case(
             "one client, two Services, one backend: another source port",
@@ -285,6 +289,43 @@ fn clashes() -> Vec<Case> {
             packet.dst(LOCAL_AT).src((Role::Pod, SNAT_PORT)),
             &[TupleClash, NewFlow, OriginalStack],
         ),
+        case(
+            "a connection to the backend itself, from the port of a flow to it",
+            &["S-099"],
+            syn(POD_AT, LOCAL_AT),
+        )
+        .flow(pod_flow())
+        .passed(
+            syn((Role::Pod, SNAT_PORT), LOCAL_AT),
+            &[NewFlow, OriginalStack],
+        ),
+        case(
+            "the same for a process of the node",
+            &["S-099"],
+            syn((Role::Node, CLIENT_PORT), REMOTE_AT),
+        )
+        .egress(UPLINK)
+        .flow(stack((Role::Node, CLIENT_PORT), VIP, REMOTE_AT))
+        .passed(
+            syn((Role::Node, SNAT_PORT), REMOTE_AT),
+            &[NewFlow, OriginalStack],
+        ),
+        case(
+            "a connection to the backend itself, from the port of a closed flow",
+            &["S-099", "S-121"],
+            syn(POD_AT, LOCAL_AT),
+        )
+        .flow(closed)
+        .left_alone(NotFrontend),
+        case(
+            "the backend's SYN-ACK on a closed flow ends it",
+            &["S-099", "S-121"],
+            tcp(LOCAL_AT, POD_AT, SYN | ACK),
+        )
+        .egress(POD)
+        .flow(closed)
+        .ends(Verdict::Pass, Out::Unchanged, &[Redecided, NotFrontend])
+        .leaves(&[]),
         case("no SNAT port is free", &["P-13"], outside.clone())
             .ingress(UPLINK)
             .world(with_backend(Role::RemoteBackend))
