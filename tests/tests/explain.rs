@@ -96,7 +96,7 @@ fn run(table: &Table, row: &Row, objects: &Path, packets: &Path) -> Result<()> {
 fn check(answer: &Value) -> Result<()> {
     let backends = answer["backends"].as_array().context("backends")?;
     let is_dnat = answer["verdict"] == "dnat";
-    ensure!(is_dnat == !backends.is_empty(), "backends of {answer:#}");
+    ensure!(is_dnat != backends.is_empty(), "backends of {answer:#}");
     ensure!(
         is_dnat == answer["chosen"].is_string(),
         "chosen of {answer:#}"
