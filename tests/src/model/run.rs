@@ -143,7 +143,8 @@ impl Run {
     }
 
     fn again(&mut self, nth: usize, tcp: Tcp) -> Result<(), String> {
-        let Some(key) = self.nth_live(nth) else {
+        let known = self.flows.known(&self.oracle, self.node.now);
+        let Some(key) = known.get(nth % known.len().max(1)).copied() else {
             return Ok(());
         };
         let (from, ifindex) = self.entries[&key];

@@ -211,6 +211,13 @@ impl Flows {
         flow.closes[2] |= flags.rst;
     }
 
+    /// Flows that have not timed out, also those that are decided anew.
+    pub fn known(&self, oracle: &Oracle, now: u32) -> Vec<Key> {
+        let known = self.flows.iter();
+        let known = known.filter(|(key, flow)| !is_over(oracle, key.0, flow, now));
+        known.map(|(key, _)| *key).collect()
+    }
+
     /// Live flows whose packets follow their translation.
     pub fn live(&self, oracle: &Oracle, now: u32) -> Vec<Key> {
         let live = self.flows.iter().filter(|(key, flow)| {
