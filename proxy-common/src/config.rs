@@ -43,10 +43,12 @@ pub mod flags {
     pub const SOCKET_UDP_CONNECTED: u32 = 1 << 2;
     /// Socket LB for sockets of the node's own namespace only (S-206).
     pub const SOCKET_HOST_ONLY: u32 = 1 << 3;
-    /// NodePorts on loopback addresses, by the socket hooks (S-119d).
-    pub const LOOPBACK_NODE_PORTS: u32 = 1 << 4;
+    /// NodePorts on 127.0.0.0/8, by the socket hooks (S-119d).
+    pub const LOOPBACK_NODE_PORTS4: u32 = 1 << 4;
     /// Leave unallocated ServiceCIDR addresses alone (the exemption of S-078).
     pub const KEEP_UNALLOCATED: u32 = 1 << 5;
+    /// NodePorts on ::1, by the socket hooks (S-119d).
+    pub const LOOPBACK_NODE_PORTS6: u32 = 1 << 6;
 }
 
 /// Idle lifetimes of flows, in seconds (S-122).

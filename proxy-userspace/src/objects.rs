@@ -221,8 +221,21 @@ pub struct NodeSpec {
     /// Pod CIDRs of the node (NodeCIDR mode).
     #[serde(rename = "podCIDRs")]
     pub pod_cidrs: Vec<String>,
+    /// The first of them; alone in files that no API server has completed.
+    #[serde(rename = "podCIDR")]
+    pub pod_cidr: Option<String>,
     /// Taints (S-145).
     pub taints: Vec<Taint>,
+}
+
+impl NodeSpec {
+    /// The pod CIDRs.
+    pub fn networks(&self) -> &[String] {
+        match (self.pod_cidrs.as_slice(), &self.pod_cidr) {
+            ([], Some(first)) => std::slice::from_ref(first),
+            (all, _) => all,
+        }
+    }
 }
 
 /// A taint.

@@ -236,7 +236,7 @@ pub fn find<F: Family, T: Tables<F>>(
         return Some(found);
     }
     let is_accepted = if key.addr.is_loopback() {
-        config.flags & config_flags::LOOPBACK_NODE_PORTS != 0
+        config.flags & loopback_flag::<F>() != 0
     } else {
         tables.node_address(&key.addr) & node::address_flags::NODE_PORT != 0
     };
@@ -250,6 +250,15 @@ pub fn find<F: Family, T: Tables<F>>(
             ..*key
         },
     )
+}
+
+#[inline(always)]
+fn loopback_flag<F: Family>() -> u32 {
+    if F::VERSION == 4 {
+        config_flags::LOOPBACK_NODE_PORTS4
+    } else {
+        config_flags::LOOPBACK_NODE_PORTS6
+    }
 }
 
 /// A refusal is not ours to give on loopback (S-105): the host's own stack answers there.

@@ -130,7 +130,7 @@ fn changed(config: Config, overrides: &Overrides<'_>) -> Config {
     set(flags::MASQUERADE_ALL, given.masquerade_all.is_some());
     set(flags::KEEP_UNALLOCATED, given.keep_unallocated.is_some());
     set(
-        flags::LOOPBACK_NODE_PORTS,
+        flags::LOOPBACK_NODE_PORTS4 | flags::LOOPBACK_NODE_PORTS6,
         given.nodeport_addresses.is_some(),
     );
     let mut changed = config;

@@ -225,7 +225,8 @@ fn loopback_node_ports_need_an_entry_of_their_own() {
         tell(&mut world.agent, KINDS.map(ObjectEvent::Listed));
         world.tell([]);
         let config = world.maps.config().expect("written");
-        config.flags & config::flags::LOOPBACK_NODE_PORTS != 0
+        let both = config::flags::LOOPBACK_NODE_PORTS4 | config::flags::LOOPBACK_NODE_PORTS6;
+        config.flags & both != 0
     };
     for without in [
         &[][..],

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use proxy_common::config::flags;
 use proxy_common::node::address_flags;
 use proxy_common::{
-    ABI_VERSION, ANSWERS_PER_SEC_DEFAULT, Cidr, Config, DetectLocal, FamilyConfig,
+    ABI_VERSION, ANSWERS_PER_SEC_DEFAULT, Addr4, Addr6, Cidr, Config, DetectLocal, FamilyConfig,
     SERVICE_CIDRS_MAX,
 };
 
@@ -51,7 +51,7 @@ impl NodeFacts {
     /// Collects the facts from settings and the own Node, where it is known.
     pub fn of(settings: &Settings, node: Option<&Node>) -> Self {
         let zone = node.and_then(|node| node.metadata.labels.get(ZONE_LABEL));
-        let pod_cidrs = node.map_or(&[][..], |node| &node.spec.pod_cidrs);
+        let pod_cidrs = node.map_or(&[][..], |node| node.spec.networks());
         Self {
             name: settings.node_name.trim().to_lowercase(),
             zone: zone.cloned().unwrap_or_default(),
@@ -243,16 +243,19 @@ fn family_config<A: IpFamily>(
     }
 }
 
+/// S-119d: only an entry that is loopback itself; `all` never means it.
+fn names_loopback<A: IpFamily>(settings: &Settings) -> bool {
+    let mut entries = settings.node_port_addresses.iter();
+    entries.any(|entry| match entry {
+        NodePortAddress::Localhost => true,
+        NodePortAddress::Cidr(net) => {
+            net.prefix_len() != 0 && net.network().is_loopback() && is_of_family::<A>(net)
+        }
+        NodePortAddress::Primary | NodePortAddress::All => false,
+    })
+}
+
 fn config_flags(settings: &Settings) -> u32 {
-    let has_loopback = settings
-        .node_port_addresses
-        .iter()
-        .any(|entry| match entry {
-            NodePortAddress::Localhost => true,
-            // S-119d: only an entry that is loopback itself; `all` never means it.
-            NodePortAddress::Cidr(net) => net.prefix_len() != 0 && net.network().is_loopback(),
-            NodePortAddress::Primary | NodePortAddress::All => false,
-        });
     [
         (
             settings.masquerade == Masquerade::Always,
@@ -267,7 +270,14 @@ fn config_flags(settings: &Settings) -> u32 {
             settings.socket_lb == SocketLb::Host,
             flags::SOCKET_HOST_ONLY,
         ),
-        (has_loopback, flags::LOOPBACK_NODE_PORTS),
+        (
+            names_loopback::<Addr4>(settings),
+            flags::LOOPBACK_NODE_PORTS4,
+        ),
+        (
+            names_loopback::<Addr6>(settings),
+            flags::LOOPBACK_NODE_PORTS6,
+        ),
         (settings.keep_unallocated, flags::KEEP_UNALLOCATED),
     ]
     .into_iter()
