@@ -3,7 +3,9 @@
 
 use std::cell::Cell;
 
-use proxy_common::config::flags::{LOOPBACK_NODE_PORTS, MASQUERADE_ALL, SOCKET_UDP_CONNECTED};
+use proxy_common::config::flags::{
+    LOOPBACK_NODE_PORTS4, LOOPBACK_NODE_PORTS6, MASQUERADE_ALL, SOCKET_UDP_CONNECTED,
+};
 use proxy_common::frontend::flags::{HAS_ENDPOINTS, LOCAL_POLICY, SOURCE_RANGES_NODE};
 use proxy_common::{Address, Be16, protocol};
 use proxy_ebpf::socket::{Call, Dial, Outcome, Owner, Surroundings, dial};
@@ -269,7 +271,7 @@ fn affinity_is_the_packet_paths_but_for_own_addresses() {
 fn loopback_node_ports_have_one_client_and_the_policy() {
     rules(&["S-103", "S-119d"]);
     let world = World {
-        config_flags: LOOPBACK_NODE_PORTS,
+        config_flags: LOOPBACK_NODE_PORTS4 | LOOPBACK_NODE_PORTS6,
         backends: vec![backend(Role::RemoteBackend), backend(Role::LocalBackend)],
         affinity_secs: 60,
         ..World::default()
