@@ -109,6 +109,21 @@ impl Lab {
             .map(drop)
     }
 
+    /// Applies one object and returns it as the API server has it then.
+    pub fn put(&self, object: &Value) -> Result<Value> {
+        let words = ["apply", "-o", "json", "-f", "-"];
+        let text = self.kubectl_with_input(&words, &object.to_string())?;
+        serde_json::from_str(&text).with_context(|| format!("reading {text}"))
+    }
+
+    /// Merges `patch` into an object and returns it as the API server has it then.
+    pub fn patch(&self, kind: &str, name: &str, patch: &Value) -> Result<Value> {
+        let patch = patch.to_string();
+        let words = ["patch", kind, name, "--type=merge", "-o", "json", "-p", &patch];
+        let text = self.kubectl(&words)?;
+        serde_json::from_str(&text).with_context(|| format!("reading {text}"))
+    }
+
     /// Deletes what the words name, without grace.
     pub fn delete(&self, words: &[&str]) -> Result<()> {
         self.kubectl(
@@ -183,9 +198,9 @@ impl Lab {
             name,
             &json!({
                 "phase": "Running", "podIPs": addresses, "podIP": addresses[0]["ip"],
+                "conditions": [{"type": "Ready", "status": "True"}],
             }),
-        )?;
-        self.set_ready(name, "True")
+        )
     }
 
     /// Sets the condition Ready of a pod to `True` or `False`.
@@ -194,7 +209,8 @@ impl Lab {
         self.patch_status("pod", pod, &conditions)
     }
 
-    fn patch_status(&self, kind: &str, name: &str, status: &Value) -> Result<()> {
+    /// Merges `status` into an object's status.
+    pub fn patch_status(&self, kind: &str, name: &str, status: &Value) -> Result<()> {
         let patch = json!({"status": status}).to_string();
         let words = [
             "patch",

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::topology::addresses::{self, Addresses, FAMILIES, IpFamily, SERVICES4, SERVICES6};
-use crate::topology::{Cluster, Pod};
+use crate::topology::{Cluster, Node, Pod};
 use crate::traffic::monotonic_ns;
 
 /// A folder of manifests that agents follow.
@@ -30,6 +30,8 @@ pub struct Service {
     pub endpoints: Vec<Endpoint>,
     /// Further fields of `spec`.
     pub spec: Value,
+    /// The addresses that its load balancer gave it.
+    pub ingress: Vec<IpAddr>,
 }
 
 /// One port of a Service; a port with a node port makes the Service a NodePort Service.
@@ -76,6 +78,7 @@ impl Service {
             ports: Vec::new(),
             endpoints: Vec::new(),
             spec: json!({}),
+            ingress: Vec::new(),
         }
     }
 
@@ -99,6 +102,22 @@ impl Service {
             condition: Condition::Ready,
         };
         self.endpoints = pods.into_iter().map(ready).collect();
+        self
+    }
+
+    /// Adds a pod in the network of `node`.
+    pub fn on_node(mut self, node: &Node) -> Self {
+        self.endpoints.push(Endpoint {
+            addresses: node.addresses,
+            node: node.name.clone(),
+            condition: Condition::Ready,
+        });
+        self
+    }
+
+    /// Makes it a Service of type `LoadBalancer` with these addresses.
+    pub fn balanced(mut self, addresses: Addresses) -> Self {
+        self.ingress = FAMILIES.map(|family| addresses.of(family)).to_vec();
         self
     }
 
@@ -144,7 +163,11 @@ impl Service {
             object
         });
         let mut spec = json!({
-            "type": if node_ports { "NodePort" } else { "ClusterIP" },
+            "type": match (node_ports, self.ingress.is_empty()) {
+                (_, false) => "LoadBalancer",
+                (true, true) => "NodePort",
+                (false, true) => "ClusterIP",
+            },
             "clusterIP": self.addresses.v4,
             "clusterIPs": [self.addresses.v4.to_string(), self.addresses.v6.to_string()],
             "ipFamilies": ["IPv4", "IPv6"],
@@ -154,11 +177,13 @@ impl Service {
         for (key, value) in self.spec.as_object().into_iter().flatten() {
             spec[key] = value.clone();
         }
+        let ingress = self.ingress.iter().map(|ip| json!({"ip": ip}));
         json!({
             "apiVersion": "v1",
             "kind": "Service",
             "metadata": {"name": self.name, "namespace": "demo"},
             "spec": spec,
+            "status": {"loadBalancer": {"ingress": ingress.collect::<Vec<_>>()}},
         })
     }
 

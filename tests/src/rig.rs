@@ -2,7 +2,7 @@
 //! and an agent on each node.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::Result;
 
@@ -15,6 +15,11 @@ use crate::traffic::{Probe, Server, SocketKind};
 
 /// Where every pod's servers listen.
 pub const TARGET_PORT: u16 = 8080;
+
+const LOOPBACK: Addresses = Addresses {
+    v4: Ipv4Addr::LOCALHOST,
+    v6: Ipv6Addr::LOCALHOST,
+};
 
 /// A cluster in use. The pods are `client` and `a` on n1, `b` and `c` on n2; all of them serve.
 #[derive(Debug)]
@@ -46,8 +51,12 @@ pub enum Client {
     Node,
     /// The same, unseen by socket hooks.
     NodeAsPackets,
+    /// A pod of n1 in the node's own network.
+    HostPod,
     /// A process of n2, where pod `a` is remote.
     OtherNode,
+    /// The pod `c` on n2.
+    OtherPod,
     /// The client on the shared network.
     Outside,
     /// The client on n1's second uplink.
@@ -65,6 +74,12 @@ pub enum Target {
     NodePort2(&'static str),
     /// A Service's node port on the address of n1's second uplink.
     Uplink2(&'static str),
+    /// A Service's node port on the loopback address of who dials.
+    Loopback(&'static str),
+    /// A pod's own servers, past every Service.
+    Direct(&'static str),
+    /// Any address and port.
+    At(Addresses, u16),
 }
 
 /// Name, number and port of each Service with the pods behind it. All have three different
@@ -128,10 +143,19 @@ impl Rig {
         Ok(())
     }
 
+    /// Starts servers in the network of node `number`, named after it, on the pods' port.
+    pub fn serve_on_node(&mut self, number: u8) -> Result<()> {
+        let node = &self.cluster.nodes[usize::from(number) - 1];
+        let place = node.place(Seen::BySocketHooks);
+        let probe = serve_at(&place, &node.name, node.addresses)?;
+        self.servers.insert(node.name.clone(), probe);
+        Ok(())
+    }
+
     /// The process that plays `client`.
     pub fn client(&mut self, client: Client) -> Result<&mut Probe> {
         if !self.clients.contains_key(&client) {
-            let probe = Probe::start(&self.place(client))?;
+            let probe = Probe::start(&self.place(client)?)?;
             self.clients.insert(client, probe);
         }
         Ok(self.clients.get_mut(&client).expect("it was just inserted"))
@@ -143,8 +167,13 @@ impl Rig {
     /// itself must not have its port meanwhile.
     pub fn use_ports(&self, client: Client, slice: u16) -> Result<()> {
         let first = 32_768 + slice % 280 * 100;
-        let range = format!("{first} {}", first + 99);
-        self.place(client)
+        self.use_port_range(client, first, first + 99)
+    }
+
+    /// Gives the sockets of `client`'s namespace only these ports.
+    pub fn use_port_range(&self, client: Client, first: u16, last: u16) -> Result<()> {
+        let range = format!("{first} {last}");
+        self.place(client)?
             .netns
             .sysctl("net/ipv4/ip_local_port_range", &range)
     }
@@ -160,8 +189,18 @@ impl Rig {
             Target::NodePort1(name) => (addresses::node(1), node_port(name)),
             Target::NodePort2(name) => (addresses::node(2), node_port(name)),
             Target::Uplink2(name) => (addresses::uplink2(11), node_port(name)),
+            Target::Loopback(name) => (LOOPBACK, node_port(name)),
+            Target::Direct(pod) => (self.pods[pod].addresses, TARGET_PORT),
+            Target::At(addresses, port) => (addresses, port),
         };
         (ip.of(family), port).into()
+    }
+
+    /// Writes one more Service for the agents, or one that differs.
+    pub fn add(&mut self, name: &'static str, service: Service) -> Result<()> {
+        self.manifests.apply(&service)?;
+        self.services.insert(name, service);
+        Ok(())
     }
 
     /// The Service `name` with these pods behind it instead.
@@ -175,8 +214,9 @@ impl Rig {
     pub fn own_addresses(&self, client: Client) -> Vec<Addresses> {
         match client {
             Client::Pod | Client::PodAsPackets => vec![self.pods["client"].addresses],
-            Client::Node | Client::NodeAsPackets => node_addresses(1),
+            Client::Node | Client::NodeAsPackets | Client::HostPod => node_addresses(1),
             Client::OtherNode => node_addresses(2),
+            Client::OtherPod => vec![self.pods["c"].addresses],
             Client::Outside => vec![self.cluster.client.addresses],
             Client::Outside2 => self
                 .cluster
@@ -187,15 +227,21 @@ impl Rig {
         }
     }
 
-    fn place(&self, client: Client) -> Place {
+    /// Where the processes of `client` run.
+    pub fn place(&self, client: Client) -> Result<Place> {
         let [n1, n2] = &self.cluster.nodes;
         let pod = &self.pods["client"];
-        match client {
+        Ok(match client {
             Client::Pod => pod.place(Seen::BySocketHooks).clone(),
             Client::PodAsPackets => pod.place(Seen::OnlyAsPackets).clone(),
             Client::Node => n1.place(Seen::BySocketHooks),
             Client::NodeAsPackets => n1.place(Seen::OnlyAsPackets),
+            Client::HostPod => Place {
+                netns: n1.netns.clone(),
+                cgroup: self.cluster.sandbox().cgroup("n1/host-pod")?,
+            },
             Client::OtherNode => n2.place(Seen::BySocketHooks),
+            Client::OtherPod => self.pods["c"].place(Seen::BySocketHooks).clone(),
             Client::Outside => self.cluster.client.place(),
             Client::Outside2 => self
                 .cluster
@@ -203,7 +249,7 @@ impl Rig {
                 .as_ref()
                 .unwrap_or(&self.cluster.client)
                 .place(),
-        }
+        })
     }
 }
 
@@ -228,14 +274,17 @@ pub fn contains(all: &[Addresses], ip: IpAddr) -> bool {
 
 /// Starts a pod's servers, TCP and UDP of both families, named after the pod.
 pub fn serve(pod: &Pod) -> Result<Probe> {
-    let mut probe = Probe::start(pod.place(Seen::BySocketHooks))?;
+    serve_at(pod.place(Seen::BySocketHooks), &pod.name, pod.addresses)
+}
+
+fn serve_at(place: &Place, name: &str, addresses: Addresses) -> Result<Probe> {
+    let mut probe = Probe::start(place)?;
     for family in FAMILIES {
         for socket in [SocketKind::Tcp, SocketKind::Udp] {
-            let listen = pod.at(family, TARGET_PORT);
             probe.serve(Server {
-                name: pod.name.clone(),
+                name: name.to_owned(),
                 socket,
-                listen,
+                listen: (addresses.of(family), TARGET_PORT).into(),
             })?;
         }
     }

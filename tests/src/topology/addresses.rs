@@ -10,6 +10,10 @@ pub const SERVICES6: &str = "fd00:10:96::/112";
 pub const PODS4: &str = "10.244.0.0/16";
 /// All pods.
 pub const PODS6: &str = "fd00:10:244::/48";
+/// What load balancers give.
+pub const BALANCED4: &str = "203.0.113.0/24";
+/// What load balancers give.
+pub const BALANCED6: &str = "fd00:203::/64";
 /// What vxlan over IPv4 leaves of 1500 bytes.
 pub const VXLAN_MTU: u32 = 1450;
 /// Gateway of routed pods.
@@ -85,6 +89,14 @@ pub const fn service(number: u8) -> Addresses {
     Addresses {
         v4: Ipv4Addr::new(10, 96, 0, number),
         v6: Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, as_hex(number)),
+    }
+}
+
+/// What a load balancer gives: 203.0.113.number and fd00:203::number.
+pub const fn balanced(number: u8) -> Addresses {
+    Addresses {
+        v4: Ipv4Addr::new(203, 0, 113, number),
+        v6: Ipv6Addr::new(0xfd00, 0x203, 0, 0, 0, 0, 0, as_hex(number)),
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use super::addresses::{self, Addresses, PODS4, PODS6, SERVICES4, SERVICES6};
+use super::addresses::{self, Addresses, BALANCED4, BALANCED6, PODS4, PODS6, SERVICES4, SERVICES6};
 use super::{Node, Offloads, Overlay, Pod, Uplinks, Variant, node};
 use crate::net::{Netns, Place, Sandbox, Tunnel};
 
@@ -20,7 +20,8 @@ pub struct Cluster {
     pub variant: Variant,
     /// n1 and n2.
     pub nodes: [Node; 2],
-    /// A client on the shared network, with a plain route of the service ranges to n1.
+    /// A client on the shared network, with a plain route of the service ranges and of load
+    /// balancers' addresses to n1.
     pub client: Outside,
     /// The client on n1's second uplink, where the variant has one.
     pub client2: Option<Outside>,
@@ -134,8 +135,9 @@ impl Cluster {
         self.attach(&client.netns, "eth0", "client", client.addresses)?;
         let n1 = self.nodes[0].addresses;
         client.netns.ip(&format!(
-            "route add {SERVICES4} via {}\nroute add {SERVICES6} via {}\n",
-            n1.v4, n1.v6,
+            "route add {SERVICES4} via {}\nroute add {SERVICES6} via {}\n\
+             route add {BALANCED4} via {}\nroute add {BALANCED6} via {}\n",
+            n1.v4, n1.v6, n1.v4, n1.v6,
         ))?;
         self.client2 = match self.variant.uplinks {
             Uplinks::One => None,

@@ -32,6 +32,7 @@ pub(super) fn connect(plan: &Plan, finish: &AtomicBool, under_way: impl Fn()) ->
             Ok(answer) => report.add_answer(&answer, start_ns),
             Err(error) => report.add_failure(&error),
         }
+        std::thread::sleep(Duration::from_millis(plan.pause_ms));
         if plan.amount == Amount::UntilFinish && report.connections == UNDER_WAY {
             under_way();
         }

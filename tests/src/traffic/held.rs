@@ -15,14 +15,21 @@ pub(super) struct Connections {
 impl Connections {
     /// Opens one and returns its number, with what the server said.
     pub(super) fn open(&mut self, held: &Held) -> io::Result<(usize, Answer)> {
-        let plan = Plan::new(held.socket, held.to).timeout_ms(held.timeout_ms);
-        let (mut connection, greeting) = client::open(&plan)?;
+        let (mut connection, greeting) = client::open(&plan(held))?;
         let answer = match greeting {
             Some(answer) => answer,
             None => client::ask(&mut connection, 0)?,
         };
         self.open.push((connection, answer.server.clone()));
         Ok((self.open.len() - 1, answer))
+    }
+
+    /// Opens one, asks nothing, and returns its number.
+    pub(super) fn prepare(&mut self, held: &Held) -> io::Result<usize> {
+        let (connection, greeting) = client::open(&plan(held))?;
+        let server = greeting.map(|answer| answer.server).unwrap_or_default();
+        self.open.push((connection, server));
+        Ok(self.open.len() - 1)
     }
 
     /// Has `payload` bytes echoed over connection `number`.
@@ -34,5 +41,12 @@ impl Connections {
             answer.server.clone_from(server);
         }
         Ok(answer)
+    }
+}
+
+fn plan(held: &Held) -> Plan {
+    Plan {
+        source: held.source,
+        ..Plan::new(held.socket, held.to).timeout_ms(held.timeout_ms)
     }
 }

@@ -20,6 +20,8 @@ pub enum Request {
     Stream(StreamPlan),
     /// Open one connection and hold it.
     Open(Held),
+    /// As `Open`, and ask nothing yet: of a UDP server, which may not be there.
+    Prepare(Held),
     /// Send `payload` bytes over the held connection with this number, and verify the echo.
     Ask {
         /// As returned by `Open`.
@@ -44,6 +46,8 @@ pub enum Response {
     Stream(StreamReport),
     /// To `Open`: the connection's number, and what the server said.
     Opened(usize, Answer),
+    /// To `Prepare`: the connection's number.
+    Prepared(usize),
     /// To `Ask`.
     Answer(Answer),
     /// It did not work: the error's name (`ECONNREFUSED`, `TIMEOUT`).
@@ -89,6 +93,8 @@ pub struct Plan {
     pub timeout_ms: u64,
     /// After this many failures the rest is not tried.
     pub max_failures: u32,
+    /// Pause after each connection.
+    pub pause_ms: u64,
     /// The address to bind first. With a port only one connection at a time can exist.
     pub source: Option<SocketAddr>,
 }
@@ -111,6 +117,8 @@ pub struct Held {
     pub socket: SocketKind,
     /// Limit of every single wait.
     pub timeout_ms: u64,
+    /// The address to bind first.
+    pub source: Option<SocketAddr>,
 }
 
 /// A long TCP stream, sent and received at once.
@@ -141,6 +149,7 @@ impl Plan {
             payload: 0,
             timeout_ms: TIMEOUT_MS,
             max_failures: u32::MAX,
+            pause_ms: 0,
             source: None,
         }
     }
@@ -174,6 +183,11 @@ impl Plan {
         Self { timeout_ms, ..self }
     }
 
+    /// A pace: the pause after each connection.
+    pub fn pause_ms(self, pause_ms: u64) -> Self {
+        Self { pause_ms, ..self }
+    }
+
     /// Gives up after this many failures.
     pub fn max_failures(self, max_failures: u32) -> Self {
         Self {
@@ -198,6 +212,20 @@ impl Held {
             to,
             socket,
             timeout_ms: TIMEOUT_MS,
+            source: None,
+        }
+    }
+
+    /// Limit of every single wait.
+    pub fn timeout_ms(self, timeout_ms: u64) -> Self {
+        Self { timeout_ms, ..self }
+    }
+
+    /// The address to bind first.
+    pub fn from(self, source: SocketAddr) -> Self {
+        Self {
+            source: Some(source),
+            ..self
         }
     }
 }

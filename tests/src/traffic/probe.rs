@@ -103,6 +103,14 @@ impl Probe {
         }
     }
 
+    /// Opens a connection without a word to its server, and returns its number.
+    pub fn prepare(&mut self, held: Held) -> Result<usize> {
+        match self.ask_probe(&Request::Prepare(held))? {
+            Response::Prepared(number) => Ok(number),
+            other => bail!("not prepared but {other:?}"),
+        }
+    }
+
     /// Has `payload` bytes echoed over a held connection.
     pub fn ask(&mut self, connection: usize, payload: usize) -> Result<Answer> {
         match self.ask_probe(&Request::Ask {

@@ -51,6 +51,7 @@ fn obey(request: &Request, connections: &mut Connections) -> Response {
         Request::Open(held) => connections
             .open(held)
             .map(|(number, answer)| Response::Opened(number, answer)),
+        Request::Prepare(held) => connections.prepare(held).map(Response::Prepared),
         Request::Ask {
             connection,
             payload,
