@@ -119,7 +119,16 @@ impl Lab {
     /// Merges `patch` into an object and returns it as the API server has it then.
     pub fn patch(&self, kind: &str, name: &str, patch: &Value) -> Result<Value> {
         let patch = patch.to_string();
-        let words = ["patch", kind, name, "--type=merge", "-o", "json", "-p", &patch];
+        let words = [
+            "patch",
+            kind,
+            name,
+            "--type=merge",
+            "-o",
+            "json",
+            "-p",
+            &patch,
+        ];
         let text = self.kubectl(&words)?;
         serde_json::from_str(&text).with_context(|| format!("reading {text}"))
     }
