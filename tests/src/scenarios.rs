@@ -5,7 +5,8 @@
 //!
 //! - `> settings NAME VALUE ...`: before anything else (see [`setting`]).
 //! - `> addresses ADDR ...`: the node's addresses; `lo:ADDR` on the loopback interface.
-//! - `> apply`: manifests; what the labels hide comes and goes as the watch says it. `> delete KIND NAMESPACE/NAME`: the object goes.
+//! - `> apply`: manifests; what labels hide comes and goes as in the watch.
+//! - `> delete KIND NAMESPACE/NAME`: the object goes.
 //! - `> unsynced`: the lists are not complete yet; `> sync`: they are.
 //! - `> relist`: everything is listed again. `> restart`: the agent starts anew on the maps.
 //! - `> expect`: reconciles; the maps look like the text. Lines of a kind that the text does not

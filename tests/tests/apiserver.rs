@@ -348,7 +348,7 @@ fn changes_are_followed(lab: &Lab, watching: &Watching) -> Result<()> {
     })
 }
 
-/// A slice made by hand becomes headless; a second ServiceCIDR comes and goes; another node changes.
+/// A slice becomes headless; a second ServiceCIDR comes and goes; another node changes.
 fn labels_and_networks_are_followed(lab: &Lab, watching: &Watching) -> Result<()> {
     lab.apply(
         "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\

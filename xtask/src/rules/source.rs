@@ -195,7 +195,7 @@ impl Item {
                 TokenTree::Group(group) => {
                     let mut inner = None;
                     self.take(group.stream().into_iter(), &mut inner);
-                    // `case(format!("{what}"), &["S-001"])`: the text of a call that is an argument.
+                    // `case(format!("{what}"), &["S-001"])`: text of a call that is an argument.
                     if group.delimiter() == Delimiter::Parenthesis && text.is_none() {
                         *text = inner;
                     }
