@@ -102,7 +102,14 @@ fn leftovers_of_kube_proxy_go_on_request() -> Result<()> {
     let rig = Rig::new(Variant::default(), &[])?;
     let netns = &rig.cluster.nodes[0].netns;
     let kept = netns.run(&["nft", "--stateless", "list", "ruleset"])?;
-    netns.nft("table ip kube-proxy { chain services { } }\ntable ip6 kube-proxy { }")?;
+    netns.nft(
+        "table ip kube-proxy {
+             chain services {
+             }
+         }
+         table ip6 kube-proxy {
+         }",
+    )?;
     for removed in [2, 0] {
         let text = rig.agents[0].shunt(&["cleanup", "--kube-proxy", "-o", "json"])?;
         let answer: serde_json::Value = serde_json::from_str(&text)?;

@@ -50,7 +50,7 @@ fn rules_about_a_pods_link_apply_to_services() -> Result<()> {
         let report = rig.client(Client::PodAsPackets)?.connect(plan.clone())?;
         ensure!(report.failed() == 0, "before: {report:?}");
         let script = format!(
-            "table inet policy {{
+            "table inet guard {{
                 chain forward {{
                     type filter hook forward priority filter; policy accept;
                     oifname {link} drop
@@ -60,7 +60,7 @@ fn rules_about_a_pods_link_apply_to_services() -> Result<()> {
         rig.cluster.nodes[0].netns.nft(&script)?;
         let report = rig.client(Client::PodAsPackets)?.connect(plan.clone())?;
         ensure!(report.failed() == 3, "with the rule: {report:?}");
-        rig.cluster.nodes[0].netns.nft("delete table inet policy")?;
+        rig.cluster.nodes[0].netns.nft("delete table inet guard")?;
         eventually(SEEN, || {
             let report = rig.client(Client::PodAsPackets)?.connect(plan.clone())?;
             ensure!(report.failed() == 0, "without it: {report:?}");

@@ -280,7 +280,9 @@ fn packet_counters() -> impl Iterator<Item = &'static Counter> {
         SocketReceived,
         SocketPeerName,
         SocketRefused,
+        SocketDropped,
         SocketSteppedAside,
+        AnswerLimited,
     ];
     Counter::ALL
         .iter()
