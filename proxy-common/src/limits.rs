@@ -31,8 +31,8 @@ pub const INTERFACES_MAX: u32 = 1 << 14;
 
 /// IPv6 extension headers walked: beyond, `TooManyHeaders`.
 pub const EXT_HEADERS_MAX: usize = 6;
-/// Backends of a set that are looked at for a new flow, where some cannot take it: `BackendGone`, or
-/// `HostOwnAddress` where only addresses of this node were seen.
+/// Backends of a set that are looked at for a new flow, where some cannot take it: beyond,
+/// `BackendGone`, or `HostOwnAddress` where only addresses of this node were seen.
 pub const PICK_TRIES_MAX: u32 = 4;
 /// Answers to refused packets that each CPU sends in a second by default: beyond, `AnswerLimited`.
 pub const ANSWERS_PER_SEC_DEFAULT: u32 = 1000;

@@ -2,8 +2,8 @@
 //! and the pipeline on the one side, and through the [`crate::oracle`] on the other.
 //!
 //! [`random`] makes a [`plan::Plan`] from a seed, [`run`] executes it and compares every packet,
-//! [`node`] is the product on a node, [`explained`] is `shunt explain`, [`wire`] builds packets, [`shrink`] makes a failing plan
-//! smaller.
+//! [`node`] is the product on a node, [`explained`] is `shunt explain`, [`wire`] builds packets,
+//! [`shrink`] makes a failing plan smaller.
 
 pub mod explained;
 pub mod node;

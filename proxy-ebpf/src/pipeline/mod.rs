@@ -6,8 +6,8 @@
 //! eight steps, so that in the kernel each can be a subprogram with a stack of its own, verified
 //! once: [`begin`] (what is it), [`unreadable`] (where did it want to go), [`track`] (whose is it),
 //! [`refresh`] (keep its flow alive), [`choose`] (who gets a new flow), [`create`] (a new flow),
-//! [`finish`] (translate), [`answer`] (refuse). An established packet takes [`begin`], [`track`] and
-//! [`finish`]. What one step leaves to the next is in [`Scratch`].
+//! [`finish`] (translate), [`answer`] (refuse). An established packet takes [`begin`], [`track`]
+//! and [`finish`]. What one step leaves to the next is in [`Scratch`].
 
 pub mod affinity;
 pub mod conntrack;

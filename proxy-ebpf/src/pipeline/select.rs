@@ -102,7 +102,30 @@ where
     T: Tables<F>,
     E: Environment<F>,
 {
-    let (part, masquerade) = row(tables, config, headers, frontend, origin);
+    let row = row(tables, config, headers, frontend, origin);
+    select_of(
+        tables,
+        env,
+        config,
+        headers,
+        (frontend, origin, takers, row),
+    )
+}
+
+/// [`select`] where the row is known.
+#[inline(always)]
+pub fn select_of<F, T, E>(
+    tables: &T,
+    env: &E,
+    config: &Config,
+    headers: &Headers<F>,
+    (frontend, origin, takers, (part, masquerade)): (&Found, Origin, Takers, Row),
+) -> Result<Choice<F>, Stop>
+where
+    F: Family,
+    T: Tables<F>,
+    E: Environment<F>,
+{
     let (backend_id, backend) =
         match Client::of(headers.tuple.src, frontend, env.now_secs(config.hz)) {
             None => {
@@ -124,6 +147,9 @@ where
     })
 }
 
+/// The set that applies, and whether the source is masqueraded.
+pub type Row = (Part, Masquerade);
+
 /// [`policy`] for a packet.
 #[inline(always)]
 pub fn row<F: Family, T: Tables<F>>(
@@ -132,7 +158,7 @@ pub fn row<F: Family, T: Tables<F>>(
     headers: &Headers<F>,
     frontend: &Found,
     origin: Origin,
-) -> (Part, Masquerade) {
+) -> Row {
     let is_own = matches!(origin.place, Place::Node) || is_own_source(tables, headers);
     policy(config, frontend, origin, is_own)
 }

@@ -5,17 +5,20 @@
 //! always serve it (P-8): a process of this node that dials an own address, and one that gets a
 //! backend on an own address.
 
+mod memory;
+
 use proxy_common::backend::flags as backend_flags;
 use proxy_common::config::flags as config_flags;
-use proxy_common::socket::{PEER_IS_BACKEND, PEER_IS_FRONTEND};
 use proxy_common::{
-    Address, Backend, Be16, Config, Counter, FrontendKey, SocketEntry, SocketKey, frontend, node,
-    protocol,
+    Address, Backend, Be16, Config, Counter, FrontendKey, SocketEntry, frontend, node, protocol,
 };
+
+pub use memory::peer;
+use memory::{Chosen, bound, remember_choice, translate};
 
 use crate::pipeline::affinity::{self, Client};
 use crate::pipeline::frontend::{Found, Place, by_key, detect, is_source_allowed};
-use crate::pipeline::select::{Part, Takers, is_usable, pick, policy, sticky};
+use crate::pipeline::select::{Part, Takers, pick, policy, sticky};
 use crate::{Family, Stop, Tables};
 
 /// What a process asks for.
@@ -145,19 +148,6 @@ fn unserved<F: Family, T: Tables<F>>(
     }
     tables.count(Counter::SocketSteppedAside);
     Outcome::Leave
-}
-
-/// The frontend's address for an address that a translated socket sees, or `None`.
-#[inline(always)]
-pub fn peer<F: Family, T: Tables<F>>(
-    tables: &T,
-    cookie: u64,
-    addr: F::Addr,
-    port: Be16,
-    protocol: u8,
-) -> Option<(F::Addr, Be16)> {
-    let found = tables.socket(&key::<F>(cookie, addr, port, protocol, PEER_IS_BACKEND))?;
-    Some((found.addr, found.port))
 }
 
 /// Protocols, calls and sockets that the hooks look at (P-11, S-206).
@@ -296,34 +286,6 @@ fn equals_packet_path<F: Family>(config: &Config, found: &Found, dial: &Dial<F>)
     }
 }
 
-/// The backend that this socket already uses for this frontend: datagrams of one 4-tuple stay
-/// together (S-205) until the backend is gone (S-124).
-#[inline(always)]
-fn bound<F: Family, T: Tables<F>>(tables: &T, dial: &Dial<F>) -> Option<Chosen<F>> {
-    if dial.protocol != protocol::UDP || !matches!(dial.call, Call::Send) {
-        return None;
-    }
-    let key = key::<F>(
-        dial.cookie,
-        dial.addr,
-        dial.port,
-        dial.protocol,
-        PEER_IS_FRONTEND,
-    );
-    let entry = tables.socket(&key)?;
-    let backend = tables.backend(entry.backend)?;
-    if backend.generation != entry.generation || !is_usable(backend.state) {
-        return None;
-    }
-    Some((entry, backend))
-}
-
-/// What a socket gets.
-type Chosen<F> = (
-    SocketEntry<<F as Family>::Addr>,
-    Backend<<F as Family>::Addr>,
-);
-
 /// A backend by chance, or the one that the client is bound to.
 #[inline(always)]
 fn choose<F, T, E>(
@@ -348,7 +310,7 @@ where
     if !is_source_allowed(tables, found, &asker) {
         return Err(Stop::Drop(Counter::SourceRange));
     }
-    let part = part::<F>(config, found, dial);
+    let part = part::<F>(config, found, &dial.addr);
     let (backend_id, backend) = match Client::of(client, found, env.now_secs(config.hz)) {
         None => pick(tables, found, part, env.random(), Takers::All)?,
         Some(client) => sticky(tables, found, part, &client, Takers::All)?,
@@ -376,72 +338,13 @@ fn client<F: Family>(config: &Config, dial: &Dial<F>, scope: Scope) -> F::Addr {
     }
 }
 
-/// The set that applies. On loopback the policy holds without the short circuit (S-119d).
+/// The set for a process of this node that dials `addr`. On loopback the policy holds without the
+/// short circuit (S-119d).
 #[inline(always)]
-fn part<F: Family>(config: &Config, found: &Found, dial: &Dial<F>) -> Part {
-    if dial.addr.is_loopback() && found.has(frontend::flags::LOCAL_POLICY) {
+pub fn part<F: Family>(config: &Config, found: &Found, addr: &F::Addr) -> Part {
+    if addr.is_loopback() && found.has(frontend::flags::LOCAL_POLICY) {
         return Part::Local;
     }
     let origin = detect::<F>(config, &F::Addr::UNSPECIFIED, Place::Node, 0);
     policy(config, found, origin, true).0
-}
-
-/// Remembers both directions and translates.
-#[inline(always)]
-fn translate<F: Family, T: Tables<F>>(
-    tables: &T,
-    dial: &Dial<F>,
-    entry: SocketEntry<F::Addr>,
-) -> Outcome<F> {
-    let frontend = SocketEntry {
-        addr: dial.addr,
-        port: dial.port,
-        ..entry
-    };
-    let by_backend = key::<F>(
-        dial.cookie,
-        entry.addr,
-        entry.port,
-        dial.protocol,
-        PEER_IS_BACKEND,
-    );
-    tables.insert_socket(&by_backend, &frontend);
-    remember_choice(tables, dial, &entry);
-    Outcome::Translate(entry.addr, entry.port)
-}
-
-/// The next datagram to this frontend goes the same way (S-205), also to the packet path.
-#[inline(always)]
-fn remember_choice<F: Family, T: Tables<F>>(
-    tables: &T,
-    dial: &Dial<F>,
-    entry: &SocketEntry<F::Addr>,
-) {
-    if dial.protocol == protocol::UDP && matches!(dial.call, Call::Send) {
-        let by_frontend = key::<F>(
-            dial.cookie,
-            dial.addr,
-            dial.port,
-            dial.protocol,
-            PEER_IS_FRONTEND,
-        );
-        tables.insert_socket(&by_frontend, entry);
-    }
-}
-
-#[inline(always)]
-fn key<F: Family>(
-    cookie: u64,
-    addr: F::Addr,
-    port: Be16,
-    protocol: u8,
-    peer: u8,
-) -> SocketKey<F::Addr> {
-    SocketKey {
-        cookie: [cookie as u32, (cookie >> 32) as u32],
-        addr,
-        port,
-        protocol,
-        peer,
-    }
 }

@@ -161,11 +161,14 @@ impl<'a, F: Family<Addr: IpFamily>> Run<'a, F> {
         if found.has(proxy_common::frontend::flags::SOURCE_RANGES) {
             self.say("admit", "inside loadBalancerSourceRanges".to_owned());
         }
-        let (part, _) = select::row(tables, config, &headers, &found, entry.origin);
+        let (mut part, masquerade) = select::row(tables, config, &headers, &found, entry.origin);
+        if entry.is_at_socket {
+            part = socket::part::<F>(config, &found, &tuple.dst);
+        }
         self.answer.backends = self.members(&found, part);
         // What only the socket hooks serve counts too.
-        let asked = (&found, entry.origin, Takers::All);
-        let choice = select::select(tables, &env, config, &headers, asked)
+        let asked = (&found, entry.origin, Takers::All, (part, masquerade));
+        let choice = select::select_of(tables, &env, config, &headers, asked)
             .map_err(|stop| ("select", self.stopped(stop, &headers, &entry)))?;
         self.choose(&found, part, &entry, &choice);
         self.translate(&headers, &env, &choice);

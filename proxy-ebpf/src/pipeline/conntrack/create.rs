@@ -10,8 +10,8 @@ use crate::pipeline::parse::{Fragment, Headers, Transport};
 use crate::wire::tcp;
 use crate::{Environment, Family, FlowTable, Insert, Stop, Tables};
 
-/// True for a packet that may start a connection past every frontend and has passed no other program
-/// of ours: a translated packet looks the same.
+/// True for a packet that may start a connection past every frontend and has passed no other
+/// program of ours: a translated packet looks the same.
 #[inline(always)]
 pub fn starts_directly<F: Family>(headers: &Headers<F>, origin: Origin) -> bool {
     matches!(origin.place, Place::Node | Place::PodSide)

@@ -13,7 +13,16 @@ use super::*;
 const SECS: u32 = 100;
 
 pub fn cases() -> Vec<Case> {
-    [starts(), window(), validity(), protocols(), sets(), node()].concat()
+    [
+        starts(),
+        window(),
+        validity(),
+        returns(),
+        protocols(),
+        sets(),
+        node(),
+    ]
+    .concat()
 }
 
 /// A Service with affinity, a local and a remote backend, and these bindings.
@@ -149,13 +158,13 @@ fn validity() -> Vec<Case> {
             other_generation,
         ),
     ];
-    let mut cases: Vec<Case> = cases
-        .into_iter()
-        .map(|(name, second, bound)| {
-            goes(name, &["S-103"], bound_elsewhere(second, bound), 0)
-                .binds(&[binding(Role::Pod, 0)])
-        })
-        .collect();
+    let anew = |(name, second, bound)| {
+        goes(name, &["S-103"], bound_elsewhere(second, bound), 0).binds(&[binding(Role::Pod, 0)])
+    };
+    cases.into_iter().map(anew).collect()
+}
+
+fn returns() -> Vec<Case> {
     let back = BackendSpec {
         departures: 3,
         ..backend(Role::LocalBackend)
@@ -172,29 +181,16 @@ fn validity() -> Vec<Case> {
         departures: 3,
         ..binding(Role::Pod, 0)
     };
-    cases.push(
-        goes(
-            "a backend that left and came back has lost its clients",
-            &["S-103"],
-            returned.clone(),
-            0,
-        )
-        .binds(&[anew]),
-    );
     let stays = World {
         bindings: vec![anew],
-        ..returned
+        ..returned.clone()
     };
-    cases.push(
-        goes(
-            "who came after its return stays with it",
-            &["S-103"],
-            stays,
-            0,
-        )
-        .binds(&[anew]),
-    );
-    cases
+    let lost = "a backend that left and came back has lost its clients";
+    let kept = "who came after its return stays with it";
+    vec![
+        goes(lost, &["S-103"], returned, 0).binds(&[anew]),
+        goes(kept, &["S-103"], stays, 0).binds(&[anew]),
+    ]
 }
 
 fn protocols() -> Vec<Case> {

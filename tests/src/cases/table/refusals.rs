@@ -16,6 +16,7 @@ pub fn cases() -> Vec<Case> {
         admission(),
         limited(),
         source_ranges(),
+        source_ranges_without_endpoints(),
         foreign(),
         backends(),
     ]
@@ -279,33 +280,32 @@ fn source_ranges() -> Vec<Case> {
         case(
             "a pod outside of the source ranges is dropped",
             &["S-113", "S-117"],
-            pod.clone(),
+            pod,
         )
         .world(world(LOCAL_POLICY, &[Role::Client]))
         .dropped(SourceRange),
-        case(
-            "an excluded source is dropped also without endpoints",
-            &["S-116"],
-            pod.clone(),
-        )
-        .world(World {
-            backends: Vec::new(),
-            frontend_flags: 0,
-            ..world(0, &[Role::Client])
-        })
-        .dropped(SourceRange),
-        case(
-            "an allowed source is refused without endpoints",
-            &["S-116"],
-            pod.clone(),
-        )
-        .world(World {
-            backends: Vec::new(),
-            frontend_flags: 0,
-            source_ranges: vec![Role::Pod],
-            ..World::default()
-        })
-        .answered(reset_of(&pod), RejectNoEndpoint),
+    ]
+}
+
+fn source_ranges_without_endpoints() -> Vec<Case> {
+    let pod = syn(POD_AT, (Role::Vip, PORT));
+    let world = |allowed| World {
+        backends: Vec::new(),
+        frontend_flags: 0,
+        source_ranges: vec![allowed],
+        ..World::default()
+    };
+    let (out, inside) = (
+        "an excluded source is dropped also without endpoints",
+        "an allowed source is refused without endpoints",
+    );
+    vec![
+        case(out, &["S-116"], pod.clone())
+            .world(world(Role::Client))
+            .dropped(SourceRange),
+        case(inside, &["S-116"], pod.clone())
+            .world(world(Role::Pod))
+            .answered(reset_of(&pod), RejectNoEndpoint),
     ]
 }
 

@@ -16,6 +16,7 @@ pub fn cases() -> Vec<Case> {
         anew(),
         expired(),
         clashes(),
+        snat_ports(),
     ]
     .concat()
 }
@@ -268,12 +269,6 @@ fn expired() -> Vec<Case> {
 fn clashes() -> Vec<Case> {
     let other = (Role::ClusterIp, 81);
     let packet = syn(POD_AT, VIP);
-    let outside = syn(CLIENT_AT, NODE_AT);
-    let taken = |client| snat(client, NODE_AT, SNAT_AT, REMOTE_AT, [UPLINK, UPLINK]);
-    let expired = Flow {
-        idle_secs: 24 * 3600 + 1,
-        ..taken((Role::Foreign, 1))
-    };
     let closed = Flow {
         tcp: seen::RST,
         ..pod_flow()
@@ -326,6 +321,17 @@ fn clashes() -> Vec<Case> {
         .flow(closed)
         .ends(Verdict::Pass, Out::Unchanged, &[Redecided, NotFrontend])
         .leaves(&[]),
+    ]
+}
+
+fn snat_ports() -> Vec<Case> {
+    let outside = syn(CLIENT_AT, NODE_AT);
+    let taken = |client| snat(client, NODE_AT, SNAT_AT, REMOTE_AT, [UPLINK, UPLINK]);
+    let expired = Flow {
+        idle_secs: 24 * 3600 + 1,
+        ..taken((Role::Foreign, 1))
+    };
+    vec![
         case("no SNAT port is free", &["P-13"], outside.clone())
             .ingress(UPLINK)
             .world(with_backend(Role::RemoteBackend))
