@@ -12,6 +12,7 @@ pub mod manifests;
 pub mod model;
 pub mod net;
 pub mod oracle;
+pub mod packet_tables;
 pub mod rig;
 pub mod scenarios;
 pub mod topology;

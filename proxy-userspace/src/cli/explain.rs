@@ -43,13 +43,17 @@ pub fn explain(args: ExplainArgs) -> anyhow::Result<()> {
 
 /// The answers in the order of the packets, and what is to be said besides.
 pub fn answers(args: &ExplainArgs) -> anyhow::Result<(Vec<Answer>, Vec<String>)> {
-    let queries = queries(args)?;
-    let world = world(args)?;
+    let (queries, world) = asked(args)?;
     let answers = queries.iter();
     let answers = answers
         .map(|query| explain::explain(&world, query))
         .collect();
     Ok((answers, world.complaints))
+}
+
+/// What is asked, and the node that it is asked about.
+pub fn asked(args: &ExplainArgs) -> anyhow::Result<(Vec<Query>, World)> {
+    Ok((queries(args)?, world(args)?))
 }
 
 fn queries(args: &ExplainArgs) -> Result<Vec<Query>, Misuse> {

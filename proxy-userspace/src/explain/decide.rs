@@ -17,7 +17,7 @@ use proxy_ebpf::tables::host::HostTables;
 use proxy_ebpf::{Environment, Family, Hook, Stop, Tables, V6, socket};
 
 use super::world::{Entries, Routes, UPLINK, World};
-use super::{Answer, From, Query, Stage, Verdict, endpoint_text, kind_text, packet, words};
+use super::{Answer, From, MetBy, Query, Stage, Verdict, endpoint_text, kind_text, packet, words};
 use crate::family::{IpFamily, frontend_text};
 
 /// Says what happens to the packet, and why.
@@ -49,6 +49,7 @@ fn nothing() -> Answer {
         snat_address: None,
         hairpin: false,
         stages: Vec::new(),
+        met_by: None,
     }
 }
 
@@ -227,6 +228,12 @@ impl<'a, F: Family<Addr: IpFamily>> Run<'a, F> {
         if from == From::Node {
             self.say("hook", words::hook_text(is_at_socket).to_owned());
         }
+        self.answer.met_by = Some(match place {
+            Place::Node if is_at_socket => MetBy::Socket,
+            Place::Node => MetBy::Egress,
+            Place::PodSide => MetBy::Ingress(interface | interface_flags::POD_SIDE),
+            Place::Bridge | Place::Outside => MetBy::Ingress(interface),
+        });
         Entry {
             ifindex,
             origin,

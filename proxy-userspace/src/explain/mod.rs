@@ -111,6 +111,20 @@ pub struct Answer {
     pub hairpin: bool,
     /// Every stage's answer, in order.
     pub stages: Vec<Stage>,
+    /// Which hook meets the packet first: for whoever sends it.
+    #[serde(skip)]
+    pub met_by: Option<MetBy>,
+}
+
+/// The hook that meets a packet first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MetBy {
+    /// A socket hook, and no other (P-8).
+    Socket,
+    /// tc egress, if no socket hook translates.
+    Egress,
+    /// tc ingress of an interface with these `proxy_common::interface::flags`.
+    Ingress(u32),
 }
 
 /// The decision on a packet that starts a connection.

@@ -35,8 +35,10 @@ pub type Routes = Box<dyn Fn(IpAddr) -> Option<u32>>;
 
 /// The node as a query meets it.
 pub struct World {
-    pub(super) v4: HostTables<V4>,
-    pub(super) v6: HostTables<V6>,
+    /// The maps' contents for IPv4.
+    pub v4: HostTables<V4>,
+    /// The maps' contents for IPv6.
+    pub v6: HostTables<V6>,
     /// Service ports by what clients dial, as text.
     pub(super) services: BTreeMap<Dialed, String>,
     pub(super) entries: Entries,
