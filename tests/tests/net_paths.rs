@@ -384,6 +384,7 @@ fn overlay_without_mac_headers_with_socket_hooks_off() -> Result<()> {
 
 #[test]
 fn two_uplinks() -> Result<()> {
+    rules(&["S-212"]);
     let variant = Variant {
         uplinks: Uplinks::Two,
         ..Variant::default()
@@ -397,6 +398,7 @@ fn two_uplinks() -> Result<()> {
 
 #[test]
 fn two_uplinks_with_a_policy_route() -> Result<()> {
+    rules(&["S-212"]);
     let variant = Variant {
         uplinks: Uplinks::TwoWithPolicy,
         ..Variant::default()

@@ -370,7 +370,7 @@ fn datagrams_of_one_socket_stay_together() {
 
 #[test]
 fn services_without_endpoints_refuse() {
-    rules(&["S-105", "S-201"]);
+    rules(&["S-105", "S-200", "S-201"]);
     let world = World {
         backends: Vec::new(),
         frontend_flags: 0,
@@ -380,6 +380,7 @@ fn services_without_endpoints_refuse() {
         let empty = process(&world);
         assert_eq!(empty.connects(Owner::Pod, VIP), Refuse);
         assert_eq!(empty.connects(Owner::Node, NODE_AT), Refuse);
+        // Policy Local without a local endpoint: the packet path drops.
         let local = process(&World {
             frontend_flags: HAS_ENDPOINTS | LOCAL_POLICY,
             ..world.clone()

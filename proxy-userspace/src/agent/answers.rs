@@ -25,6 +25,9 @@ impl Agent {
             let metrics = self.health.metrics();
             metrics.set_no_local_endpoints(family, policy, count);
         }
+        for (family, count) in self.reconciler.held_up() {
+            self.health.metrics().set_held_up(family, count as i64);
+        }
         self.health.metrics().text(&view::counters(&self.maps))
     }
 

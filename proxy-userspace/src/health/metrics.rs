@@ -21,6 +21,7 @@ pub struct Metrics {
     healthz: IntCounterVec,
     livez: IntCounterVec,
     no_local_endpoints: IntGaugeVec,
+    held_up: IntGaugeVec,
     sync_duration: HistogramVec,
     sync_last: GaugeVec,
     sync_last_queued: GaugeVec,
@@ -64,6 +65,13 @@ impl Metrics {
                 ),
                 &["ip_family", "traffic_policy"],
             )?,
+            held_up: IntGaugeVec::new(
+                Opts::new(
+                    "shunt_service_ports_held_up",
+                    "Service ports that the maps do not hold completely",
+                ),
+                family,
+            )?,
             sync_duration: HistogramVec::new(
                 HistogramOpts::from(named(
                     "sync_proxy_rules_duration_seconds",
@@ -104,6 +112,7 @@ impl Metrics {
         self.registry.register(Box::new(self.livez.clone()))?;
         let gauge = self.no_local_endpoints.clone();
         self.registry.register(Box::new(gauge))?;
+        self.registry.register(Box::new(self.held_up.clone()))?;
         self.registry
             .register(Box::new(self.sync_duration.clone()))?;
         self.registry.register(Box::new(self.sync_last.clone()))?;
@@ -152,6 +161,11 @@ impl Metrics {
         self.no_local_endpoints
             .with_label_values(&labels)
             .set(count);
+    }
+
+    /// S-215: how many service ports wait for room, or for another write.
+    pub fn set_held_up(&self, family: &str, count: i64) {
+        self.held_up.with_label_values(&[family]).set(count);
     }
 
     /// Everything in Prometheus' text format, with the datapath's counters behind it.

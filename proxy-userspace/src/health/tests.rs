@@ -131,7 +131,7 @@ fn metrics() -> Metrics {
 
 #[tokio::test]
 async fn healthz_and_livez_say_who_is_late_and_whether_the_node_leaves() {
-    rules(&["S-144", "S-145", "S-146"]);
+    rules(&["S-011", "S-144", "S-145", "S-146"]);
     let clock = Clock::start();
     let health = clock.health();
     let (addr, _server) = served(pages::health(health.clone(), metrics()));
@@ -465,7 +465,7 @@ async fn node_server_waits_for_its_address() {
 
 #[tokio::test]
 async fn status_server_answers_people_and_prometheus() {
-    rules(&["S-148", "S-110", "S-160"]);
+    rules(&["S-148", "S-110", "S-160", "S-215"]);
     let metrics = metrics();
     let health = Clock::start().health();
     let (probes, _probes) = served(pages::health(health, metrics.clone()));
@@ -479,6 +479,8 @@ async fn status_server_answers_people_and_prometheus() {
         while let Some(request) = requests.recv().await {
             assert_eq!(request.question, Question::Metrics);
             answering.set_no_local_endpoints("IPv4", LocalPolicy::External, 2);
+            answering.set_held_up("IPv4", 1);
+            answering.synced("IPv4", START.parse().unwrap(), Duration::from_millis(3));
             let counters = [("flows_created".to_owned(), 7)].into();
             request.answer.send(answering.text(&counters)).unwrap();
         }
@@ -503,6 +505,8 @@ async fn status_server_answers_people_and_prometheus() {
             "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
             r#"{ip_family="IPv4",traffic_policy="external"} 2"#
         ),
+        r#"kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family="IPv4"} 1772359200"#,
+        r#"shunt_service_ports_held_up{ip_family="IPv4"} 1"#,
         r#"shunt_datapath_events_total{event="flows_created"} 7"#,
     ] {
         assert!(

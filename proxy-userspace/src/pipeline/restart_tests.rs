@@ -54,6 +54,35 @@ impl World {
     }
 }
 
+/// Nothing of the first list counts before both are complete; the other kinds are not waited for.
+#[test]
+fn lists_that_come_one_after_the_other_write_nothing_before_the_second() {
+    rules(&["S-007"]);
+    let (services, slices) = (Kind::Service, Kind::EndpointSlice);
+    for (first, second) in [(services, slices), (slices, services)] {
+        let mut world = world();
+        let before = dump(&world.maps);
+        let of = |kind| {
+            let all = known("web", 1).into_iter().chain(known("api", 2));
+            let is_of = move |event: &ObjectEvent| match event {
+                ObjectEvent::Applied(object) => object.kind() == kind,
+                _ => false,
+            };
+            all.filter(is_of).chain([ObjectEvent::Listed(kind)])
+        };
+        world.agent = Reconciler::restore(settings(), &world.maps);
+        assert_eq!(world.tell(KINDS.map(ObjectEvent::Restarted)).writes, 0);
+        assert_eq!(world.tell(of(first)).writes, 0);
+        world.now += Duration::from_secs(5);
+        assert_eq!(world.tell([]).writes, 0);
+        assert_eq!(dump(&world.maps), before);
+        assert_eq!(world.tell(of(second)).writes, 0);
+        assert_eq!(dump(&world.maps), before);
+        world.tell([applied(service("late", "10.96.1.3"))]);
+        assert!(dump(&world.maps).contains("frontend 10.96.1.3:80/TCP"));
+    }
+}
+
 #[test]
 fn service_in_unreadable_file_outlives_a_restart() {
     rules(&["S-178"]);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use proxy_common::{BackendState, FrontendKind};
+use proxy_common::{Addr4, Addr6, BackendState, FrontendKind};
 
 use crate::family::{IpFamily, frontend_text};
 use crate::objects::ObjectName;
@@ -75,6 +75,14 @@ impl Reconciler {
         let mut all = family(&self.v4);
         all.extend(family(&self.v6));
         all
+    }
+
+    /// How many service ports of each family the maps do not hold completely (S-215).
+    pub fn held_up(&self) -> [(&'static str, usize); 2] {
+        [
+            (Addr4::NAME, self.v4.obstacles.len()),
+            (Addr6::NAME, self.v6.obstacles.len()),
+        ]
     }
 
     /// Objects that could not be decoded.

@@ -323,8 +323,10 @@ fn service_that_does_not_fit_is_rejected_alone() {
         .find(|port| port.obstacle.is_some())
         .expect("one");
     assert_eq!(rejected.name.service.name, "b");
+    assert_eq!(world.agent.held_up(), [("IPv4", 1), ("IPv6", 0)]);
     world.tell([ObjectEvent::Deleted(Kind::Service, object_name("a"))]);
     world.settle();
+    assert_eq!(world.agent.held_up(), [("IPv4", 0), ("IPv6", 0)]);
     assert!(dump(&world.maps).contains("10.96.1.2:80/TCP ClusterIp cluster=[10.4.1.1:8080"));
 }
 

@@ -180,7 +180,7 @@ pub const ROWS: &[Row] = &[
     row("S-084, S-107", Node, NodePort2("ext-one"), Silence),
     // Load balancers and external addresses.
     row("S-113, W-6", Outside, at(RANGES, RANGES_PORT), Answer(NEAR, KeptWherePossible(1))),
-    row("S-113, S-117, W-6", Pod, at(RANGES, RANGES_PORT), Silence),
+    row("S-113, S-117, S-203, W-6", Pod, at(RANGES, RANGES_PORT), Silence),
     row("S-113, S-203", Node, at(RANGES, RANGES_PORT), Silence),
     row("S-112, W-6", Pod, NodePort1("ranges"), Answer(NEAR, Masqueraded(1))),
     row("S-112", Pod, ClusterIp("ranges"), Answer(NEAR, Kept)),

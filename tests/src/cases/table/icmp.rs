@@ -154,8 +154,22 @@ fn too_big() -> Vec<Case> {
             .ingress(UPLINK)
             .flow(flow)
     };
-    let fits = data.len(1200);
+    let fits = data.clone().len(1200);
+    // IPv6 with a header of 40 bytes: 1500 in all.
+    let full = data.len(1440);
     vec![
+        super::super::case(
+            "a packet of the uplink's MTU leaves as long as it came",
+            &["S-134"],
+            full.clone(),
+        )
+        .ingress(UPLINK)
+        .flow(node_flow())
+        .redirected(
+            UPLINK,
+            full.src(SNAT_AT).dst(REMOTE_AT),
+            &[OriginalRedirect],
+        ),
         case("a packet that fits the egress MTU is redirected", &fits).redirected(
             OVERLAY,
             out(&fits),

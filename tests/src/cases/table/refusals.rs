@@ -106,7 +106,7 @@ fn service_range() -> Vec<Case> {
         .answered(error_of(&datagram, IcmpKind::Refused), RejectClusterIp),
         case(
             "a ping of a ClusterIP is refused",
-            &["S-077", "S-135"],
+            &["S-077", "S-135", "W-7"],
             ping.clone(),
         )
         .answered(error_of(&ping, IcmpKind::Refused), RejectClusterIp),
@@ -315,15 +315,20 @@ fn foreign() -> Vec<Case> {
         is_configured: Configured::No,
         ..World::default()
     };
-    let mut marked = case(
-        "a redirected packet passes, its mark cleared",
-        &["P-3", "S-098"],
-        syn(POD_AT, VIP),
-    )
-    .left_alone(Redirected);
-    marked.mark = MARK;
+    let marked = |name| Case {
+        mark: MARK,
+        ..case(name, &["P-3", "S-098"], syn(POD_AT, VIP)).left_alone(Redirected)
+    };
     vec![
-        marked,
+        marked("a redirected packet passes, its mark cleared"),
+        marked("a redirected packet enters the overlay without a mark").egress(OVERLAY),
+        case(
+            "what the overlay has wrapped it in is nobody's flow",
+            &["S-098"],
+            udp((Role::Node, 50_000), (Role::Router, 8472)),
+        )
+        .egress(UPLINK)
+        .left_alone(Foreign),
         case("a foreign TCP packet", &["P-14"], syn(here, there)).left_alone(Foreign),
         case("a foreign UDP packet", &["P-14"], udp(here, there)).left_alone(Foreign),
         case("a foreign SCTP packet", &["P-14"], sctp(here, there)).left_alone(Foreign),
@@ -411,7 +416,7 @@ fn backends() -> Vec<Case> {
             .dropped(BackendGone),
         case(
             "SCTP with another target port",
-            &["S-134"],
+            &["S-129"],
             sctp(POD_AT, VIP),
         )
         .dropped(SctpPortChange),

@@ -2,6 +2,7 @@
 
 use proxy_common::Counter::*;
 use proxy_common::flow::tcp as seen;
+use proxy_common::protocol;
 
 use super::super::case;
 use super::super::flows::{Age, Flow, Halves, snat, stack};
@@ -162,6 +163,8 @@ fn anew() -> Vec<Case> {
     let packet = syn(POD_AT, VIP);
     let datagram = udp(POD_AT, VIP);
     let data = tcp(POD_AT, VIP, ACK);
+    let chunk = sctp(POD_AT, VIP);
+    let same_port = (Role::LocalBackend, PORT);
     let closed = Flow {
         tcp: seen::RST,
         ..pod_flow()
@@ -211,6 +214,18 @@ fn anew() -> Vec<Case> {
             ..pod_flow()
         })
         .passed(data.clone().dst(LOCAL_AT), &[OriginalStack]),
+        case(
+            "SCTP whose backend is gone stays with it",
+            &["S-125"],
+            chunk.clone(),
+        )
+        .world(remote())
+        .flow(Flow {
+            generation: GENERATION - 1,
+            protocol: protocol::SCTP,
+            ..stack(POD_AT, VIP, same_port)
+        })
+        .passed(chunk.dst(same_port), &[OriginalStack]),
     ]
 }
 
