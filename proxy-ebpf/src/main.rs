@@ -16,62 +16,62 @@ mod programs {
 
     #[classifier]
     pub fn tc_ingress(ctx: TcContext) -> i32 {
-        tc::run(ctx.skb.skb, Hook::Ingress, ethernet::LEN)
+        tc::run(&ctx, Hook::Ingress, ethernet::LEN)
     }
 
     #[classifier]
     pub fn tc_egress(ctx: TcContext) -> i32 {
-        tc::run(ctx.skb.skb, Hook::Egress, ethernet::LEN)
+        tc::run(&ctx, Hook::Egress, ethernet::LEN)
     }
 
     #[classifier]
     pub fn tc_ingress_l3(ctx: TcContext) -> i32 {
-        tc::run(ctx.skb.skb, Hook::Ingress, 0)
+        tc::run(&ctx, Hook::Ingress, 0)
     }
 
     #[classifier]
     pub fn tc_egress_l3(ctx: TcContext) -> i32 {
-        tc::run(ctx.skb.skb, Hook::Egress, 0)
+        tc::run(&ctx, Hook::Egress, 0)
     }
 
     #[cgroup_sock_addr(connect4)]
     pub fn connect4(ctx: SockAddrContext) -> i32 {
-        sock_addr::dial4(ctx.sock_addr, Call::Connect)
+        sock_addr::dial4(&ctx, Call::Connect)
     }
 
     #[cgroup_sock_addr(connect6)]
     pub fn connect6(ctx: SockAddrContext) -> i32 {
-        sock_addr::dial6(ctx.sock_addr, Call::Connect)
+        sock_addr::dial6(&ctx, Call::Connect)
     }
 
     #[cgroup_sock_addr(sendmsg4)]
     pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
-        sock_addr::dial4(ctx.sock_addr, Call::Send)
+        sock_addr::dial4(&ctx, Call::Send)
     }
 
     #[cgroup_sock_addr(sendmsg6)]
     pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
-        sock_addr::dial6(ctx.sock_addr, Call::Send)
+        sock_addr::dial6(&ctx, Call::Send)
     }
 
     #[cgroup_sock_addr(recvmsg4)]
     pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
-        sock_addr::peer4(ctx.sock_addr, Counter::SocketReceived)
+        sock_addr::peer4(&ctx, Counter::SocketReceived)
     }
 
     #[cgroup_sock_addr(recvmsg6)]
     pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
-        sock_addr::peer6(ctx.sock_addr, Counter::SocketReceived)
+        sock_addr::peer6(&ctx, Counter::SocketReceived)
     }
 
     #[cgroup_sock_addr(getpeername4)]
     pub fn getpeername4(ctx: SockAddrContext) -> i32 {
-        sock_addr::peer4(ctx.sock_addr, Counter::SocketPeerName)
+        sock_addr::peer4(&ctx, Counter::SocketPeerName)
     }
 
     #[cgroup_sock_addr(getpeername6)]
     pub fn getpeername6(ctx: SockAddrContext) -> i32 {
-        sock_addr::peer6(ctx.sock_addr, Counter::SocketPeerName)
+        sock_addr::peer6(&ctx, Counter::SocketPeerName)
     }
 
     /// The clock's low bits: run twice by the agent to learn the kernel's ticks per second.

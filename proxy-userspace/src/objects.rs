@@ -320,6 +320,10 @@ pub struct ObjectName {
 
 /// What a source (API server or manifests) tells the agent. The order of one list is
 /// `Restarted`, any number of `Applied`, `Listed`: what was known and not seen again is gone.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "an object is moved once, from its source to the store; a box would cost more"
+)]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ObjectEvent {
     /// A complete list of this kind begins.

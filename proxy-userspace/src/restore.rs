@@ -1,9 +1,9 @@
 //! ActualState from what the maps hold at start (S-178): ids, regions and generations stay.
 //!
 //! The maps know no names. A service port is known by its id, which its regions, its backends and
-//! its source ranges carry; until the objects are there it goes by a made-up name. A desired service
-//! port adopts the id behind its ClusterIP, else behind another of its frontends, and with it the
-//! backends; what nobody adopts is pruned by the first reconcile after both lists.
+//! its source ranges carry; until the objects are there it goes by a made-up name. A desired
+//! service port adopts the id behind its ClusterIP, else behind another of its frontends, and with
+//! it the backends; what nobody adopts is pruned by the first reconcile after both lists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

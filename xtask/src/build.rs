@@ -7,7 +7,6 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::command;
-use crate::progress;
 use crate::setup;
 
 const BUILT: &str = "bpf-build/bpfel-unknown-none/release/shunt-ebpf";
@@ -19,22 +18,11 @@ pub fn ebpf() -> Result<PathBuf> {
     publish(&command::target(BUILT))
 }
 
-/// Lints the BPF programs for their own target: with clippy where their compiler has one, else
-/// with the compiler's own lints.
+/// Lints the BPF programs for their own target.
 pub fn lint_ebpf() -> Result<()> {
     let tools = setup::bpf_tools()?;
-    let clippy = tools.rust.has_clippy();
-    if !clippy {
-        let compiler = tools.rust.rustc.display();
-        progress::say(&format!(
-            "no clippy beside {compiler}: only the compiler's lints for BPF"
-        ));
-    }
-    let mut cargo = for_bpf(if clippy { "clippy" } else { "check" }, &tools);
-    if clippy {
-        cargo.args(["--", "-D", "warnings"]);
-    }
-    command::run(&mut cargo)
+    tools.rust.ensure_clippy()?;
+    command::run(for_bpf("clippy", &tools).args(["--", "-D", "warnings"]))
 }
 
 /// Builds the agent with the BPF object inside and returns its path.

@@ -1,6 +1,6 @@
 //! The BPF programs' bodies: context in, hook code out.
 
 mod register;
-pub mod skb_environment;
+mod skb_environment;
 pub mod sock_addr;
 pub mod tc;

@@ -4,6 +4,7 @@ use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::generated::{
     bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_jiffies64, bpf_set_retval,
 };
+use aya_ebpf::programs::SockAddrContext;
 use proxy_common::{Addr4, Addr6, Address, Be16, Be32, Counter, Tuple, protocol};
 
 use super::skb_environment::{find_socket, jiffies_secs};
@@ -121,7 +122,8 @@ fn is_mapped(ctx: *mut bpf_sock_addr) -> bool {
 
 /// connect4, sendmsg4.
 #[inline(always)]
-pub fn dial4(ctx: *mut bpf_sock_addr, call: Call) -> i32 {
+pub fn dial4(ctx: &SockAddrContext, call: Call) -> i32 {
+    let ctx = ctx.sock_addr;
     // SAFETY: the kernel gave the context to this program run.
     unsafe {
         let addr = V4::read(ctx);
@@ -131,7 +133,8 @@ pub fn dial4(ctx: *mut bpf_sock_addr, call: Call) -> i32 {
 
 /// connect6, sendmsg6.
 #[inline(always)]
-pub fn dial6(ctx: *mut bpf_sock_addr, call: Call) -> i32 {
+pub fn dial6(ctx: &SockAddrContext, call: Call) -> i32 {
+    let ctx = ctx.sock_addr;
     // SAFETY: the kernel gave the context to this program run.
     unsafe {
         if is_mapped(ctx) {
@@ -145,7 +148,8 @@ pub fn dial6(ctx: *mut bpf_sock_addr, call: Call) -> i32 {
 
 /// recvmsg4, getpeername4.
 #[inline(always)]
-pub fn peer4(ctx: *mut bpf_sock_addr, counter: Counter) -> i32 {
+pub fn peer4(ctx: &SockAddrContext, counter: Counter) -> i32 {
+    let ctx = ctx.sock_addr;
     // SAFETY: the kernel gave the context to this program run.
     unsafe {
         let addr = V4::read(ctx);
@@ -155,7 +159,8 @@ pub fn peer4(ctx: *mut bpf_sock_addr, counter: Counter) -> i32 {
 
 /// recvmsg6, getpeername6.
 #[inline(always)]
-pub fn peer6(ctx: *mut bpf_sock_addr, counter: Counter) -> i32 {
+pub fn peer6(ctx: &SockAddrContext, counter: Counter) -> i32 {
+    let ctx = ctx.sock_addr;
     // SAFETY: the kernel gave the context to this program run.
     unsafe {
         if is_mapped(ctx) {

@@ -2,6 +2,7 @@
 
 use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS, TC_ACT_OK, TC_ACT_SHOT};
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head};
+use aya_ebpf::programs::TcContext;
 use proxy_common::{Be16, Counter};
 
 use super::register::{pack, unpack};
@@ -14,12 +15,13 @@ use crate::{Answer, Family, Hook, Tables, V4, V6, Verdict, pipeline};
 
 /// Runs the pipeline on an skb at `hook`; `l3` is the length of the MAC header.
 #[inline(always)]
-pub fn run(skb: *mut __sk_buff, hook: Hook, l3: usize) -> i32 {
+pub fn run(ctx: &TcContext, hook: Hook, l3: usize) -> i32 {
+    let skb = ctx.skb.skb;
     // SAFETY: the kernel gave the context to this program run.
     let protocol = Be16(unsafe { (*skb).protocol } as u16);
     if is_redirected(skb) {
         count(Counter::Redirected);
-        return TC_ACT_OK as i32;
+        return TC_ACT_OK;
     }
     let (verdict, reason) = if protocol == V4::ETHERTYPE {
         pipeline::run(&mut Subprograms4 {
@@ -327,8 +329,8 @@ fn set_redirected(skb: *mut __sk_buff) {
 #[inline(always)]
 fn act(skb: *mut __sk_buff, hook: Hook, l3: usize, verdict: Verdict) -> i32 {
     match verdict {
-        Verdict::Pass => TC_ACT_OK as i32,
-        Verdict::Drop => TC_ACT_SHOT as i32,
+        Verdict::Pass => TC_ACT_OK,
+        Verdict::Drop => TC_ACT_SHOT,
         Verdict::Return => {
             set_redirected(skb);
             // What came in goes out; what a process of this node sent comes in.
@@ -344,7 +346,7 @@ fn act(skb: *mut __sk_buff, hook: Hook, l3: usize, verdict: Verdict) -> i32 {
             // SAFETY: the context is the program's; no next hop given: the kernel looks it up.
             unsafe {
                 if l3 == 0 && bpf_skb_change_head(skb, ethernet::LEN as u32, 0) != 0 {
-                    return TC_ACT_SHOT as i32;
+                    return TC_ACT_SHOT;
                 }
                 bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32
             }
@@ -359,17 +361,17 @@ fn act(skb: *mut __sk_buff, hook: Hook, l3: usize, verdict: Verdict) -> i32 {
 fn deliver(skb: *mut __sk_buff, ifindex: u32, l3: usize) -> i32 {
     set_redirected(skb);
     let Some(interface) = Tables::<V4>::interface(&Maps, ifindex) else {
-        return TC_ACT_SHOT as i32;
+        return TC_ACT_SHOT;
     };
     // SAFETY: the context is the program's; bounds are checked before the writes.
     unsafe {
         if l3 == 0 && bpf_skb_change_head(skb, ethernet::LEN as u32, 0) != 0 {
-            return TC_ACT_SHOT as i32;
+            return TC_ACT_SHOT;
         }
         let ethertype = (*skb).protocol as u16;
         let (data, end) = ((*skb).data as usize, (*skb).data_end as usize);
         if data + ethernet::LEN > end {
-            return TC_ACT_SHOT as i32;
+            return TC_ACT_SHOT;
         }
         ((data + ethernet::DST) as *mut [u8; 6]).write_unaligned(interface.mac);
         ((data + ethernet::ETHERTYPE) as *mut u16).write_unaligned(ethertype);

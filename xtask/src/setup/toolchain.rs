@@ -18,6 +18,8 @@ const DEBIAN_PACKAGES: [&str; 5] = [
     "llvm-22-dev",
     "libzstd-dev",
 ];
+/// Its compiler.
+const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 /// The oldest compiler, as minor version, that builds this workspace.
 const RUST_MINOR_MIN: u32 = 95;
 
@@ -32,9 +34,18 @@ pub struct BpfRust {
 }
 
 impl BpfRust {
-    /// Whether clippy stands beside the compiler.
-    pub fn has_clippy(&self) -> bool {
-        self.rustc.with_file_name("cargo-clippy").is_file()
+    /// Installs clippy beside the compiler where it is missing.
+    pub fn ensure_clippy(&self) -> Result<()> {
+        if self.rustc.with_file_name("cargo-clippy").is_file() {
+            return Ok(());
+        }
+        if self.rustc != Path::new(DEBIAN_RUSTC) {
+            bail!(
+                "no clippy beside {}: rustup component add --toolchain nightly clippy",
+                self.rustc.display()
+            );
+        }
+        packages::install(&["rust-web-clippy"])
     }
 
     /// Its cargo, told nothing by the environment of this run, unstable options permitted.
@@ -85,7 +96,7 @@ fn nightly() -> Option<BpfRust> {
 }
 
 fn debian() -> Option<BpfRust> {
-    inspect("/usr/bin/cargo".into(), "/usr/bin/rustc".into())
+    inspect("/usr/bin/cargo".into(), DEBIAN_RUSTC.into())
 }
 
 fn inspect(cargo: PathBuf, rustc: PathBuf) -> Option<BpfRust> {
