@@ -55,15 +55,15 @@ pub mod flags {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
 pub struct Timeouts {
-    /// TCP, both directions seen.
+    /// TCP, established by both sides.
     pub tcp_established_secs: u32,
-    /// TCP, no reply yet.
+    /// TCP, not established yet.
     pub tcp_handshake_secs: u32,
     /// TCP, closed by both sides or reset.
     pub tcp_closing_secs: u32,
-    /// UDP and others, no reply yet.
+    /// UDP and others, without traffic both ways in two different seconds.
     pub udp_unreplied_secs: u32,
-    /// UDP and others, both directions seen.
+    /// UDP and others, with it.
     pub udp_stream_secs: u32,
 }
 

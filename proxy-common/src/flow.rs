@@ -139,8 +139,8 @@ pub struct Connection<A: Address> {
     pub other_path: Path,
     /// [`connection_flags`](self::flags).
     pub flags: u16,
-    /// Bits of [`tcp`]: what was seen of the TCP connection, both directions.
-    pub tcp: u8,
+    /// Bits of [`seen`]: what was seen of the connection, both directions.
+    pub seen: u8,
     /// Zero.
     pub pad: u8,
 }
@@ -154,18 +154,22 @@ pub mod flags {
     pub const SNAT: u16 = 1 << 1;
     /// The backend is the client itself (S-094).
     pub const HAIRPIN: u16 = 1 << 2;
-    /// Both directions have been seen.
-    pub const REPLIED: u16 = 1 << 3;
+    /// Both sides have kept it up: it has been in FLOWS.
+    pub const CONFIRMED: u16 = 1 << 3;
 }
 
-/// Bits of [`Connection::tcp`].
-pub mod tcp {
+/// Bits of [`Connection::seen`].
+pub mod seen {
     /// The client has sent FIN.
     pub const FIN_ORIGINAL: u8 = 1 << 0;
     /// The backend has sent FIN.
     pub const FIN_REPLY: u8 = 1 << 1;
-    /// One side has sent RST.
-    pub const RST: u8 = 1 << 2;
+    /// The client has sent RST.
+    pub const RST_ORIGINAL: u8 = 1 << 2;
+    /// The backend has sent RST.
+    pub const RST_REPLY: u8 = 1 << 3;
+    /// The backend has answered.
+    pub const ANSWER: u8 = 1 << 4;
 }
 
 /// Key of AFFINITY: client address before any SNAT, and service port (S-101).

@@ -102,6 +102,7 @@ counters! {
     SctpPortChange = 51, "SCTP with another target port: its CRC32c cannot be updated yet";
     AnswerLimited = 52, "a refusal that was not answered: more of them than the limit (S-104)";
     SocketDropped = 53, "connect() or sendmsg() failed: the packet path would drop it";
+    Closed = 54, "a closed connection moved from FLOWS to HANDSHAKES";
 }
 
 const _: () = {

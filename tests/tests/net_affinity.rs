@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tests::manifests::Service;
 use tests::net::eventually;
 use tests::rig::{Client, Rig, TARGET_PORT, Target};
+use tests::rules;
 use tests::topology::Variant;
 use tests::topology::addresses::{Addresses, FAMILIES, IpFamily, balanced};
 use tests::traffic::{Plan, Report, SocketKind};
@@ -26,6 +27,9 @@ const FRONTENDS: [Target; 3] = [ClusterIp("sticky"), NodePort1("sticky"), At(VIR
 /// sixty thousand.
 const CONNECTIONS: u32 = 11;
 const SERVERS: &[&str] = &["a", "b", "c"];
+/// Changes of all endpoints, until each client was bound anew once. The chance that one of six is
+/// bound to the same of three each time is one in ten million.
+const ROUNDS: u32 = 16;
 
 fn on() -> Value {
     json!({"sessionAffinity": "ClientIP"})
@@ -189,6 +193,54 @@ fn clients_of_a_lost_endpoint_are_bound_anew() -> Result<()> {
                 "{path:?} {socket:?}: {old}, {new}, then {kept}"
             );
         }
+    }
+    Ok(())
+}
+
+/// S-103: when an endpoint comes back its old bindings are gone. A client that asks in between has
+/// another one; a client that does not is bound to any of them, so not always to the old one.
+#[test]
+fn bindings_of_a_lost_endpoint_do_not_come_back_with_it() -> Result<()> {
+    rules(&["S-103"]);
+    let mut rig = rig(&[])?;
+    let paths = [
+        (PodAsPackets, ClusterIp("sticky")),
+        (Node, ClusterIp("sticky")),
+        (Outside, NodePort1("sticky")),
+    ];
+    for family in FAMILIES {
+        let mut are_kept: Vec<(Client, SocketKind)> = Vec::new();
+        for (client, _) in paths {
+            are_kept.extend([(client, SocketKind::Tcp), (client, SocketKind::Udp)]);
+        }
+        for _ in 0..ROUNDS {
+            let mut bound = Vec::new();
+            for path in paths {
+                for socket in [SocketKind::Tcp, SocketKind::Udp] {
+                    bound.push((path, socket, bound_to(&mut rig, path, family, socket)?));
+                }
+            }
+            for server in SERVERS {
+                let others: Vec<&str> = SERVERS.iter().copied().filter(|it| it != server).collect();
+                let all = rig.services["sticky"].clone();
+                rig.manifests.apply(&rig.behind("sticky", &others))?;
+                eventually(SEEN, || seen(&mut rig, &others))?;
+                rig.manifests.apply(&all)?;
+                eventually(SEEN, || seen(&mut rig, SERVERS))?;
+            }
+            for (path, socket, old) in bound {
+                if bound_to(&mut rig, path, family, socket)? != old {
+                    are_kept.retain(|kept| *kept != (path.0, socket));
+                }
+            }
+            if are_kept.is_empty() {
+                break;
+            }
+        }
+        ensure!(
+            are_kept.is_empty(),
+            "{family:?}: never bound anew: {are_kept:?}"
+        );
     }
     Ok(())
 }

@@ -19,7 +19,8 @@ const SEEN: Duration = Duration::from_secs(60);
 /// Of a removed backend, from the completed write to its last connection's start.
 const REMOVAL_MS: u64 = 1_000;
 
-/// Between the connections of a test that takes as long as two restarts do.
+/// Between the connections of a test that takes as long as two restarts do: a closed connection
+/// keeps its SNAT port for a while.
 const PACE_MS: u64 = 3;
 
 /// The packet path, the socket path, and the way from outside.
@@ -247,8 +248,6 @@ fn traffic_flows_while_the_agent_is_dead_and_after_its_restart() -> Result<()> {
             let (number, answer) = rig.client(client)?.open(Held::new(SocketKind::Tcp, to))?;
             held.push((client, number, answer.server));
         }
-        // At full speed a slow machine would have more closed connections in the flow tables than
-        // these hold, and the held connections would be the oldest.
         let plan = Plan::new(SocketKind::Tcp, rig.address(target, IpFamily::V4));
         rig.client(client)?
             .begin(plan.until_finish().pause_ms(PACE_MS))?;

@@ -18,10 +18,11 @@ use tests::cases::{Case, Outcome, random};
 use tests::rules;
 
 /// Counters that tell of a flow beside the reason of the packet's end.
-const NOTES: [Counter; 6] = [
+const NOTES: [Counter; 7] = [
     Counter::NewFlow,
     Counter::NewFlowLost,
     Counter::Promoted,
+    Counter::Closed,
     Counter::Redecided,
     Counter::TupleClash,
     Counter::HalfRestored,

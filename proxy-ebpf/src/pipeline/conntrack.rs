@@ -1,10 +1,11 @@
 //! Stage 3: what is remembered of connections. New flows are entered in [`create`].
 //!
-//! A new flow starts in HANDSHAKES and moves to FLOWS with the backend's first reply, so a flood
-//! that never answers cannot evict an established connection. Entries expire when they are read.
+//! FLOWS holds the connections that both sides keep up: a new flow starts in HANDSHAKES, and a closed
+//! one goes back there. So neither a flood nor short connections evict an established connection,
+//! however long it is idle (decision 0012). Entries expire when they are read.
 
 use proxy_common::config::Timeouts;
-use proxy_common::flow::{flags, tcp as seen};
+use proxy_common::flow::{flags, seen};
 use proxy_common::{Address, Config, Connection, Counter, FlowKey, protocol};
 
 use super::parse::{Headers, Transport};
@@ -75,11 +76,9 @@ pub fn track<F: Family, T: Tables<F>>(
         return Tracked::Related;
     }
     let connection = &entries.connection;
-    let tcp = connection.tcp | ending(headers.tcp_flags, is_reply(connection));
-    let is_confirmed = is_reply(connection) && matches!(table, FlowTable::Handshakes);
-    if is_confirmed
-        || now != connection.last_seen_secs
-        || tcp != connection.tcp
+    if now != connection.last_seen_secs
+        || seen_after(headers, connection, now) != connection.seen
+        || belongs(headers, connection, table, now) != table
         || is_over(tables, headers, connection)
     {
         return Tracked::Stale;
@@ -134,25 +133,57 @@ pub fn refresh<F: Family, T: Tables<F>>(
         tables.count(Counter::Redecided);
         return Tracked::New;
     }
-    let connection = &mut entries.connection;
-    let is_confirmed = is_reply(connection) && matches!(entries.table, FlowTable::Handshakes);
-    connection.tcp |= ending(headers.tcp_flags, is_reply(connection));
+    let (from, connection) = (entries.table, &mut entries.connection);
+    let to = belongs(headers, connection, from, now);
+    connection.seen = seen_after(headers, connection, now);
     connection.last_seen_secs = now;
-    if is_confirmed {
-        connection.flags |= flags::REPLIED;
-        set_other(entries);
-        promote(tables, entries);
-        return Tracked::Known;
+    if let FlowTable::Flows = to {
+        connection.flags |= flags::CONFIRMED;
     }
     set_other(entries);
-    let (table, tcp) = (entries.table, entries.connection.tcp);
-    tables.touch_flow(table, &entries.key, now, tcp);
-    if !tables.touch_flow(table, &entries.other_key, now, tcp)
-        && tables.insert_flow(table, &entries.other_key, &entries.other, Insert::NoExist)
+    if to != from {
+        move_to(tables, entries, to);
+        return Tracked::Known;
+    }
+    let seen = entries.connection.seen;
+    // An entry that is gone was moved by another CPU at this moment, or evicted.
+    if tables.touch_flow(from, &entries.key, now, seen)
+        && !tables.touch_flow(from, &entries.other_key, now, seen)
+        && tables.insert_flow(from, &entries.other_key, &entries.other, Insert::NoExist)
     {
         tables.count(Counter::HalfRestored);
     }
     Tracked::Known
+}
+
+/// The table for a connection after this packet, which was found in `table`. A closed one is kept
+/// only for what is still on its way. TCP is confirmed by the client's acknowledgement of the
+/// backend's answer; the rest by a packet after the answer in a later second: a question and its
+/// answer are over.
+#[inline(always)]
+fn belongs<F: Family>(
+    headers: &Headers<F>,
+    connection: &Connection<F::Addr>,
+    table: FlowTable,
+    now: u32,
+) -> FlowTable {
+    if closed_bit(seen_after(headers, connection, now)) != 0 {
+        return FlowTable::Handshakes;
+    }
+    if matches!(table, FlowTable::Flows) || connection.seen & seen::ANSWER == 0 {
+        return table;
+    }
+    let is_confirmed = if headers.protocol == protocol::TCP {
+        let flags = headers.tcp_flags & (tcp::SYN | tcp::ACK);
+        closed_bit(connection.seen) != 0 || !is_reply(connection) && flags == tcp::ACK
+    } else {
+        now != connection.last_seen_secs
+    };
+    if is_confirmed {
+        FlowTable::Flows
+    } else {
+        table
+    }
 }
 
 /// True for an entry whose idle lifetime is over (S-122).
@@ -163,16 +194,16 @@ pub fn expired<F: Family>(
     protocol: u8,
     now: u32,
 ) -> bool {
-    let is_replied = connection.flags & flags::REPLIED != 0;
+    let is_confirmed = connection.flags & flags::CONFIRMED != 0;
     let lifetime = if protocol == protocol::TCP {
-        if closed_bit(connection.tcp) != 0 {
+        if closed_bit(connection.seen) != 0 {
             timeouts.tcp_closing_secs
-        } else if is_replied {
+        } else if is_confirmed {
             timeouts.tcp_established_secs
         } else {
             timeouts.tcp_handshake_secs
         }
-    } else if is_replied {
+    } else if is_confirmed {
         timeouts.udp_stream_secs
     } else {
         timeouts.udp_unreplied_secs
@@ -182,9 +213,10 @@ pub fn expired<F: Family>(
 
 /// 1 after a reset or both FINs.
 #[inline(always)]
-fn closed_bit(tcp: u8) -> u8 {
-    const { assert!(seen::FIN_ORIGINAL == 1 && seen::FIN_REPLY == 2 && seen::RST == 4) };
-    (tcp >> 2 | tcp & (tcp >> 1)) & 1
+fn closed_bit(bits: u8) -> u8 {
+    const { assert!(seen::FIN_ORIGINAL == 1 && seen::FIN_REPLY == 2) };
+    const { assert!(seen::RST_ORIGINAL == 4 && seen::RST_REPLY == 8) };
+    (bits >> 2 | bits >> 3 | bits & (bits >> 1)) & 1
 }
 
 /// True if the entry does not describe the packet's flow: a SYN on a closed TCP connection
@@ -205,7 +237,7 @@ fn is_over<F: Family, T: Tables<F>>(
             } else {
                 tcp::SYN
             };
-            headers.tcp_flags & (tcp::SYN | tcp::ACK) == start && closed_bit(connection.tcp) != 0
+            headers.tcp_flags & (tcp::SYN | tcp::ACK) == start && closed_bit(connection.seen) != 0
         }
         // Backend 0 is none: a connection past every frontend.
         protocol::UDP if !is_reply && connection.backend != 0 => {
@@ -228,26 +260,31 @@ fn forget<F: Family, T: Tables<F>>(tables: &T, entries: &mut Entries<F>) {
     tables.remove_flow(FlowTable::Handshakes, &entries.other_key);
 }
 
-/// TCP bits that a packet adds.
+/// What has been seen of the connection, this packet included. Who goes on in a later second has
+/// not sent the reset that was seen, or not for this connection: its receiver ignored it.
 #[inline(always)]
-fn ending(tcp_flags: u8, is_reply: bool) -> u8 {
-    let mut bits = 0;
-    if tcp_flags & tcp::RST != 0 {
-        bits |= seen::RST;
+fn seen_after<F: Family>(headers: &Headers<F>, connection: &Connection<F::Addr>, now: u32) -> u8 {
+    let (answer, fin, rst) = if is_reply(connection) {
+        (seen::ANSWER, seen::FIN_REPLY, seen::RST_REPLY)
+    } else {
+        (0, seen::FIN_ORIGINAL, seen::RST_ORIGINAL)
+    };
+    let flags = headers.tcp_flags;
+    let mut bits = connection.seen | answer;
+    if flags & tcp::FIN != 0 {
+        bits |= fin;
     }
-    if tcp_flags & tcp::FIN != 0 {
-        bits |= if is_reply {
-            seen::FIN_REPLY
-        } else {
-            seen::FIN_ORIGINAL
-        };
+    if flags & tcp::RST != 0 {
+        bits |= rst;
+    } else if flags & (tcp::SYN | tcp::ACK) == tcp::ACK && now != connection.last_seen_secs {
+        bits &= !rst;
     }
     bits
 }
 
-/// Moves a connection from HANDSHAKES to FLOWS.
+/// Moves a connection from the other table to `to`. Where there is no room, it goes on where it is.
 #[inline(always)]
-fn promote<F: Family, T: Tables<F>>(tables: &T, entries: &Entries<F>) {
+fn move_to<F: Family, T: Tables<F>>(tables: &T, entries: &Entries<F>, to: FlowTable) {
     let Entries {
         key,
         connection,
@@ -255,13 +292,16 @@ fn promote<F: Family, T: Tables<F>>(tables: &T, entries: &Entries<F>) {
         other,
         ..
     } = entries;
-    // Where there is no room, the connection goes on in HANDSHAKES.
-    if tables.insert_flow(FlowTable::Flows, key, connection, Insert::Any)
-        && tables.insert_flow(FlowTable::Flows, other_key, other, Insert::Any)
+    let (from, counter) = match to {
+        FlowTable::Flows => (FlowTable::Handshakes, Counter::Promoted),
+        FlowTable::Handshakes => (FlowTable::Flows, Counter::Closed),
+    };
+    if tables.insert_flow(to, key, connection, Insert::Any)
+        && tables.insert_flow(to, other_key, other, Insert::Any)
     {
-        tables.remove_flow(FlowTable::Handshakes, key);
-        tables.remove_flow(FlowTable::Handshakes, other_key);
-        tables.count(Counter::Promoted);
+        tables.remove_flow(from, key);
+        tables.remove_flow(from, other_key);
+        tables.count(counter);
     }
 }
 

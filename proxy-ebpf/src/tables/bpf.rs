@@ -192,7 +192,7 @@ macro_rules! family {
                 table: FlowTable,
                 key: &FlowKey<$addr>,
                 now: u32,
-                tcp: u8,
+                seen: u8,
             ) -> bool {
                 let map = match table {
                     FlowTable::Handshakes => &$handshakes,
@@ -209,7 +209,7 @@ macro_rules! family {
                         return false;
                     }
                     ptr::addr_of_mut!((*entry).last_seen_secs).write_volatile(now);
-                    (*entry).tcp |= tcp;
+                    (*entry).seen |= seen;
                 }
                 true
             }

@@ -162,11 +162,11 @@ impl<F: Family> Tables<F> for HostTables<F> {
         self.written.borrow_mut().table(table).remove(key);
     }
 
-    fn touch_flow(&self, table: FlowTable, key: &FlowKey<F::Addr>, now: u32, tcp: u8) -> bool {
+    fn touch_flow(&self, table: FlowTable, key: &FlowKey<F::Addr>, now: u32, seen: u8) -> bool {
         match self.written.borrow_mut().table(table).get_mut(key) {
             Some(entry) if entry.tag == key.tag() => {
                 entry.last_seen_secs = now;
-                entry.tcp |= tcp;
+                entry.seen |= seen;
                 true
             }
             _ => false,

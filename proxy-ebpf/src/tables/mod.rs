@@ -16,9 +16,9 @@ use crate::Family;
 /// Which of the two flow tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FlowTable {
-    /// Connections that a backend has not answered yet: a flood ends here.
+    /// Connections that are not established yet, or closed: a flood ends here.
     Handshakes,
-    /// Connections that both sides have confirmed.
+    /// Connections that both sides keep up.
     Flows,
 }
 
@@ -64,9 +64,9 @@ pub trait Tables<F: Family> {
     ) -> bool;
     /// Removes.
     fn remove_flow(&self, table: FlowTable, key: &FlowKey<F::Addr>);
-    /// Writes `last_seen_secs` and adds TCP bits where the entry still is this key's (by its tag);
-    /// false if it is gone.
-    fn touch_flow(&self, table: FlowTable, key: &FlowKey<F::Addr>, now: u32, tcp: u8) -> bool;
+    /// Writes `last_seen_secs` and adds bits to `seen` where the entry still is this key's (by its
+    /// tag); false if it is gone.
+    fn touch_flow(&self, table: FlowTable, key: &FlowKey<F::Addr>, now: u32, seen: u8) -> bool;
     /// FRONTEND_IDS.
     fn frontend_id(&self, key: &FrontendKey<F::Addr>) -> Option<u32>;
     /// FRONTENDS.

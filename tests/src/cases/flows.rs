@@ -1,7 +1,7 @@
 //! Tracked flows of a case, by both of their entries.
 
 use bytemuck::Zeroable;
-use proxy_common::flow::{Path, flags, path};
+use proxy_common::flow::{Path, flags, path, seen};
 use proxy_common::{Be16, Connection, FlowKey, Tuple, protocol};
 
 use super::world::{At, CaseFamily, GENERATION};
@@ -20,10 +20,12 @@ pub enum Halves {
 /// Which table holds them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Age {
-    /// HANDSHAKES: no reply yet.
+    /// HANDSHAKES: not established yet.
     Handshake,
     /// FLOWS.
     Established,
+    /// HANDSHAKES: it has been established.
+    Closed,
 }
 
 /// One known connection.
@@ -51,9 +53,9 @@ pub struct Flow {
     pub age: Age,
     /// Seconds since the last packet.
     pub idle_secs: u32,
-    /// `flow::tcp` bits.
-    pub tcp: u8,
-    /// `flow::flags` beside REPLY and REPLIED.
+    /// `flow::seen` bits.
+    pub seen: u8,
+    /// `flow::flags` beside REPLY and CONFIRMED.
     pub flags: u16,
     /// Which entries exist.
     pub halves: Halves,
@@ -87,7 +89,7 @@ pub fn stack(client: At, dialed: At, backend: At) -> Flow {
         reply_path: by(path::EGRESS_STACK, 0),
         age: Age::Established,
         idle_secs: 0,
-        tcp: 0,
+        seen: seen::ANSWER,
         flags: 0,
         halves: Halves::Both,
     }
@@ -114,6 +116,44 @@ impl Flow {
         }
     }
 
+    /// The same before the backend has answered.
+    pub fn unanswered(self) -> Self {
+        Self {
+            age: Age::Handshake,
+            seen: 0,
+            ..self
+        }
+    }
+
+    /// The same when the backend has answered, and no more.
+    pub fn answered(self) -> Self {
+        Self {
+            seen: seen::ANSWER,
+            ..self.unanswered()
+        }
+    }
+
+    /// The same when the ends `bits` were seen.
+    pub fn ended(self, bits: u8) -> Self {
+        Self {
+            seen: seen::ANSWER | bits,
+            ..self
+        }
+    }
+
+    /// The same, closed by the ends `bits`.
+    pub fn closed(self, bits: u8) -> Self {
+        Self {
+            age: Age::Closed,
+            ..self.ended(bits)
+        }
+    }
+
+    /// The same, not used for this long.
+    pub fn idle(self, idle_secs: u32) -> Self {
+        Self { idle_secs, ..self }
+    }
+
     /// Both entries: key and value of the Original, then of the Reply direction.
     pub fn entries<F: CaseFamily>(&self, frontend: u32, backend: u32, now: u32) -> [Entry<F>; 2] {
         let tuple = |src: At, dst: At| Tuple {
@@ -126,7 +166,7 @@ impl Flow {
         let reply_key = FlowKey::new(tuple(self.backend, self.source), self.protocol);
         let replied = match self.age {
             Age::Handshake => 0,
-            Age::Established => flags::REPLIED,
+            Age::Established | Age::Closed => flags::CONFIRMED,
         };
         let mut original = Connection::zeroed();
         original.to = reply_key.tuple.reversed();
@@ -142,7 +182,7 @@ impl Flow {
         original.path = self.path;
         original.other_path = self.reply_path;
         original.flags = self.flags | replied;
-        original.tcp = self.tcp;
+        original.seen = self.seen;
         let mut reply = original;
         reply.to = key.tuple.reversed();
         reply.tag = reply_key.tag();

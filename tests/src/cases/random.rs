@@ -4,6 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 use proxy_common::config::flags::{KEEP_UNALLOCATED, MASQUERADE_ALL, MASQUERADE_ALWAYS};
+use proxy_common::flow::seen::ANSWER;
 use proxy_common::flow::{Path, path};
 use proxy_common::frontend::flags::{HAS_ENDPOINTS, LOCAL_POLICY};
 use proxy_common::{node, protocol};
@@ -86,6 +87,13 @@ fn any_path() -> impl Strategy<Value = Path> {
         .prop_map(|(kind, ifindex)| by(kind, ifindex))
 }
 
+const AGES: &[Age] = &[
+    Age::Handshake,
+    Age::Established,
+    Age::Established,
+    Age::Closed,
+];
+
 /// A known connection of any kind and state.
 pub fn flow() -> impl Strategy<Value = Flow> {
     let parts = (
@@ -109,12 +117,11 @@ pub fn flow() -> impl Strategy<Value = Flow> {
             Halves::ReplyOnly,
         ][..],
     );
-    let age = select(&[Age::Handshake, Age::Established, Age::Established][..]);
-    let state = (idle, halves, age, 0_u8..8, 0_u32..4);
+    let state = (idle, halves, select(AGES), 0_u8..32, 0_u32..4);
     (parts, ways, state).prop_map(|(parts, ways, state)| {
         let (client, dialed, backend, is_snat, is_udp) = parts;
         let (path, reply_path, out) = ways;
-        let (idle_secs, halves, age, tcp, moved) = state;
+        let (idle_secs, halves, age, seen, moved) = state;
         let source = (Role::Node, SNAT_PORT);
         let flow = if is_snat {
             snat(client, dialed, source, backend, [out, UPLINK])
@@ -132,7 +139,7 @@ pub fn flow() -> impl Strategy<Value = Flow> {
             idle_secs,
             halves,
             age,
-            tcp: if is_udp { 0 } else { tcp },
+            seen: if is_udp { seen & ANSWER } else { seen },
             generation: GENERATION - u32::from(moved == 0),
             ..flow
         }

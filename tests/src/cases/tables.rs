@@ -236,7 +236,7 @@ impl World {
             let frontend = frontend_id(flow.protocol, kind);
             let backend = backend_id(flow.protocol, 0);
             let table = match flow.age {
-                Age::Handshake => &mut written.handshakes,
+                Age::Handshake | Age::Closed => &mut written.handshakes,
                 Age::Established => &mut written.flows,
             };
             let [original, reply] = flow.entries::<F>(frontend, backend, now);

@@ -254,7 +254,7 @@ impl Run {
         }
         // A SYN-ACK without a SYN belongs to a client that dialed the backend itself.
         let tcp = match tcp {
-            Tcp::Syn if flow.closes.contains(&true) => Tcp::Data,
+            Tcp::Syn if flow.is_closed() || flow.fins.contains(&true) => Tcp::Data,
             tcp => tcp,
         };
         let (entry, sender) = match self.node.route(flow.backend.ip()) {

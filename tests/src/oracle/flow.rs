@@ -23,11 +23,15 @@ pub struct Flow {
     /// Whose frontend was dialed.
     pub service: PortKey,
     /// Whether its backend answered.
-    pub is_replied: bool,
+    pub is_answered: bool,
+    /// Whether both sides kept it up: TCP established, UDP in more than one second.
+    pub is_confirmed: bool,
     /// Seconds of the clock at its last packet.
     pub last_seen: u32,
-    /// FIN from the client, FIN from the backend, RST from either.
-    pub closes: [bool; 3],
+    /// FIN from the client, FIN from the backend.
+    pub fins: [bool; 2],
+    /// RST from the client, RST from the backend.
+    pub resets: [bool; 2],
     /// Whether it holds.
     pub hold: Hold,
 }
@@ -86,7 +90,7 @@ pub struct Flows {
 impl Flow {
     /// S-121: closed by both sides, or reset.
     pub fn is_closed(&self) -> bool {
-        self.closes[2] || (self.closes[0] && self.closes[1])
+        self.resets != [false; 2] || self.fins == [true; 2]
     }
 }
 
@@ -182,9 +186,11 @@ impl Flows {
             backend,
             source,
             service,
-            is_replied: false,
+            is_answered: false,
+            is_confirmed: false,
             last_seen: now,
-            closes: [false; 3],
+            fins: [false; 2],
+            resets: [false; 2],
             hold: Hold::Follows,
         };
         let key = (packet.protocol, packet.src, packet.dst);
@@ -204,11 +210,21 @@ impl Flows {
         let Some(flow) = self.flows.get_mut(key) else {
             return;
         };
+        let is_later = now != flow.last_seen;
+        let was_closed = flow.is_closed();
+        let number = side as usize;
+        flow.fins[number] |= flags.fin;
+        // Who goes on later was not reset, and the receiver of that reset ignored it (S-132).
+        flow.resets[number] = flags.rst || flow.resets[number] && (flags.syn || !is_later);
+        // As netfilter: a TCP connection is established when the client acknowledges the answer,
+        // and UDP is a stream when it goes on after one.
+        let is_confirmed = match key.0 {
+            Protocol::Tcp => was_closed || side == Side::Original && !flags.syn,
+            _ => is_later,
+        };
+        flow.is_confirmed |= flow.is_answered && is_confirmed && !flow.is_closed();
         flow.last_seen = now;
-        flow.is_replied |= side == Side::Reply;
-        flow.closes[0] |= flags.fin && side == Side::Original;
-        flow.closes[1] |= flags.fin && side == Side::Reply;
-        flow.closes[2] |= flags.rst;
+        flow.is_answered |= side == Side::Reply;
     }
 
     /// Flows that have not timed out, also those that are decided anew.
@@ -272,7 +288,7 @@ pub enum Taken {
 /// S-122: idle for too long.
 fn is_over(oracle: &Oracle, protocol: Protocol, flow: &Flow, now: u32) -> bool {
     let timeouts = &oracle.settings.timeouts;
-    let lifetime = match (protocol, flow.is_replied) {
+    let lifetime = match (protocol, flow.is_confirmed) {
         (Protocol::Tcp, _) if flow.is_closed() => timeouts.tcp_closing_secs,
         (Protocol::Tcp, true) => timeouts.tcp_established_secs,
         (Protocol::Tcp, false) => timeouts.tcp_handshake_secs,

@@ -37,7 +37,7 @@ pub fn clashes<F: Family, T: Tables<F>>(
     } = entries;
     *other_key = FlowKey::new(key.tuple.reversed(), key.protocol);
     let taken = find(tables, &config.timeouts, other_key, now, found);
-    taken.is_some() && is_reply(found) && closed_bit(found.tcp) == 0
+    taken.is_some() && is_reply(found) && closed_bit(found.seen) == 0
 }
 
 /// SYN and ACK of a packet that starts a flow.

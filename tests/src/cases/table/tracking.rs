@@ -1,11 +1,11 @@
 //! Known flows: promotion, restoring, expiry, deciding anew, and clashes.
 
 use proxy_common::Counter::*;
-use proxy_common::flow::tcp as seen;
+use proxy_common::flow::seen::{FIN_ORIGINAL, FIN_REPLY, RST_ORIGINAL, RST_REPLY};
 use proxy_common::protocol;
 
 use super::super::case;
-use super::super::flows::{Age, Flow, Halves, snat, stack};
+use super::super::flows::{Flow, Halves, snat, stack};
 use super::super::packets::*;
 use super::*;
 
@@ -27,37 +27,73 @@ fn pod_flow() -> Flow {
 }
 
 fn replies() -> Vec<Case> {
-    let handshake = Flow {
-        age: Age::Handshake,
-        ..pod_flow()
-    };
-    let reply = tcp(LOCAL_AT, POD_AT, SYN | ACK);
+    let accepted = tcp(LOCAL_AT, POD_AT, SYN | ACK);
+    let acknowledged = tcp(POD_AT, VIP, ACK);
     let answer = udp(LOCAL_AT, POD_AT);
+    let question = udp(POD_AT, VIP);
     let again = syn(POD_AT, VIP);
+    let tcp = pod_flow();
+    let udp = pod_flow().udp();
     vec![
-        case("the first reply promotes a flow", &["S-122"], reply.clone())
-            .egress(POD)
-            .flow(handshake)
-            .passed(reply.src(VIP), &[Promoted, ReplyStack])
-            .leaves(&[pod_flow()]),
         case(
-            "the first UDP reply promotes a flow",
+            "a backend's SYN-ACK is remembered",
+            &["S-122"],
+            accepted.clone(),
+        )
+        .egress(POD)
+        .flow(tcp.unanswered())
+        .passed(accepted.src(VIP), &[ReplyStack])
+        .leaves(&[tcp.answered()]),
+        case(
+            "the client's acknowledgement establishes a connection",
+            &["S-122"],
+            acknowledged.clone(),
+        )
+        .flow(tcp.answered())
+        .passed(
+            acknowledged.clone().dst(LOCAL_AT),
+            &[Promoted, OriginalStack],
+        )
+        .leaves(&[tcp]),
+        case(
+            "without the backend's answer it does not",
+            &["S-122"],
+            acknowledged.clone(),
+        )
+        .flow(tcp.unanswered())
+        .passed(acknowledged.dst(LOCAL_AT), &[OriginalStack])
+        .leaves(&[tcp.unanswered()]),
+        case("a UDP answer is remembered", &["S-122"], answer.clone())
+            .egress(POD)
+            .flow(udp.unanswered().idle(5))
+            .passed(answer.clone().src(VIP), &[ReplyStack])
+            .leaves(&[udp.answered()]),
+        case(
+            "a second answer in the same second",
             &["S-122"],
             answer.clone(),
         )
         .egress(POD)
-        .flow(handshake.udp())
-        .passed(answer.src(VIP), &[Promoted, ReplyStack])
-        .leaves(&[pod_flow().udp()]),
+        .flow(udp.answered())
+        .passed(answer.src(VIP), &[ReplyStack])
+        .leaves(&[udp.answered()]),
+        case(
+            "datagrams both ways and later ones are a stream",
+            &["S-122"],
+            question.clone(),
+        )
+        .flow(udp.answered().idle(1))
+        .passed(question.dst(LOCAL_AT), &[Promoted, OriginalStack])
+        .leaves(&[udp]),
         case(
             "a repeated SYN goes to the same backend",
             &["S-120"],
             again.clone(),
         )
         .world(with_backend(Role::RemoteBackend))
-        .flow(handshake)
+        .flow(tcp.unanswered())
         .passed(again.dst(LOCAL_AT), &[OriginalStack])
-        .leaves(&[handshake]),
+        .leaves(&[tcp.unanswered()]),
     ]
 }
 
@@ -133,28 +169,80 @@ fn restoring() -> Vec<Case> {
 }
 
 fn endings() -> Vec<Case> {
-    let with = |tcp| Flow { tcp, ..pod_flow() };
     let fin = tcp(POD_AT, VIP, FIN | ACK);
     let reply_fin = tcp(LOCAL_AT, POD_AT, FIN | ACK);
     let reset = tcp(POD_AT, VIP, RST);
+    let reply_reset = tcp(LOCAL_AT, POD_AT, RST);
+    let last = tcp(POD_AT, VIP, ACK);
+    let flow = pod_flow();
     vec![
         case("the client's FIN is remembered", &["S-121"], fin.clone())
-            .flow(pod_flow())
-            .passed(fin.dst(LOCAL_AT), &[OriginalStack])
-            .leaves(&[with(seen::FIN_ORIGINAL)]),
+            .flow(flow)
+            .passed(fin.clone().dst(LOCAL_AT), &[OriginalStack])
+            .leaves(&[flow.ended(FIN_ORIGINAL)]),
         case(
-            "the backend's FIN is remembered",
-            &["S-121"],
+            "the backend's FIN closes the connection",
+            &["S-120", "S-121"],
             reply_fin.clone(),
         )
         .egress(POD)
-        .flow(with(seen::FIN_ORIGINAL))
+        .flow(flow.ended(FIN_ORIGINAL))
+        .passed(reply_fin.clone().src(VIP), &[Closed, ReplyStack])
+        .leaves(&[flow.closed(FIN_ORIGINAL | FIN_REPLY)]),
+        case(
+            "the last acknowledgement of a closed connection",
+            &["S-120", "S-121"],
+            last.clone(),
+        )
+        .flow(flow.closed(FIN_ORIGINAL | FIN_REPLY))
+        .passed(last.clone().dst(LOCAL_AT), &[OriginalStack])
+        .leaves(&[flow.closed(FIN_ORIGINAL | FIN_REPLY)]),
+        case(
+            "a repeated FIN of a closed connection",
+            &["S-120", "S-121"],
+            reply_fin.clone(),
+        )
+        .egress(POD)
+        .flow(flow.closed(FIN_ORIGINAL | FIN_REPLY).idle(3))
         .passed(reply_fin.src(VIP), &[ReplyStack])
-        .leaves(&[with(seen::FIN_ORIGINAL | seen::FIN_REPLY)]),
-        case("a reset is remembered", &["S-121"], reset.clone())
-            .flow(pod_flow())
-            .passed(reset.dst(LOCAL_AT), &[OriginalStack])
-            .leaves(&[with(seen::RST)]),
+        .leaves(&[flow.closed(FIN_ORIGINAL | FIN_REPLY)]),
+        case(
+            "a closed connection that was left in FLOWS",
+            &["S-120", "S-121"],
+            last.clone(),
+        )
+        .flow(flow.ended(FIN_ORIGINAL | FIN_REPLY))
+        .passed(last.clone().dst(LOCAL_AT), &[Closed, OriginalStack])
+        .leaves(&[flow.closed(FIN_ORIGINAL | FIN_REPLY)]),
+        case("a reset closes the connection", &["S-121"], reset.clone())
+            .flow(flow)
+            .passed(reset.clone().dst(LOCAL_AT), &[Closed, OriginalStack])
+            .leaves(&[flow.closed(RST_ORIGINAL)]),
+        case(
+            "a backend that refuses was never connected",
+            &["S-121"],
+            reply_reset.clone(),
+        )
+        .egress(POD)
+        .flow(flow.unanswered())
+        .passed(reply_reset.src(VIP), &[ReplyStack])
+        .leaves(&[flow.unanswered().ended(RST_REPLY)]),
+        case(
+            "a segment that the reset has overtaken",
+            &["S-120", "S-121"],
+            last.clone(),
+        )
+        .flow(flow.closed(RST_ORIGINAL))
+        .passed(last.clone().dst(LOCAL_AT), &[OriginalStack])
+        .leaves(&[flow.closed(RST_ORIGINAL)]),
+        case(
+            "who goes on a second after a reset has not been reset",
+            &["S-120", "S-132"],
+            last.clone(),
+        )
+        .flow(flow.closed(RST_ORIGINAL).idle(1))
+        .passed(last.dst(LOCAL_AT), &[Promoted, OriginalStack])
+        .leaves(&[flow]),
     ]
 }
 
@@ -165,18 +253,12 @@ fn anew() -> Vec<Case> {
     let data = tcp(POD_AT, VIP, ACK);
     let chunk = sctp(POD_AT, VIP);
     let same_port = (Role::LocalBackend, PORT);
-    let closed = Flow {
-        tcp: seen::RST,
-        ..pod_flow()
-    };
+    let closed = pod_flow().closed(RST_ORIGINAL);
     let moved = Flow {
         generation: GENERATION - 1,
         ..pod_flow().udp()
     };
-    let created = |flow: Flow, backend| Flow {
-        age: Age::Handshake,
-        ..stack(flow.client, flow.dialed, backend)
-    };
+    let created = |flow: Flow, backend| stack(flow.client, flow.dialed, backend).unanswered();
     let tcp_flow = created(pod_flow(), REMOTE_AT);
     vec![
         case(
@@ -234,14 +316,8 @@ fn expired() -> Vec<Case> {
     let packet = syn(POD_AT, VIP);
     let datagram = udp(POD_AT, VIP);
     let data = tcp(POD_AT, VIP, ACK);
-    let idle = |idle_secs| Flow {
-        idle_secs,
-        ..pod_flow()
-    };
-    let waiting = |idle_secs| Flow {
-        age: Age::Handshake,
-        ..idle(idle_secs)
-    };
+    let idle = |idle_secs| pod_flow().idle(idle_secs);
+    let waiting = |idle_secs| pod_flow().unanswered().idle(idle_secs);
     vec![
         case("TCP idle for less than a day", &["S-122"], data.clone())
             .flow(idle(24 * 3600))
@@ -269,6 +345,14 @@ fn expired() -> Vec<Case> {
         )
         .world(remote())
         .flow(waiting(31).udp())
+        .passed(datagram.clone().dst(REMOTE_AT), &[NewFlow, OriginalStack]),
+        case(
+            "so does a question that was answered",
+            &["S-122"],
+            datagram.clone(),
+        )
+        .world(remote())
+        .flow(pod_flow().udp().answered().idle(31))
         .passed(datagram.dst(REMOTE_AT), &[NewFlow, OriginalStack]),
         case(
             "a TCP handshake without a reply expires",
@@ -284,10 +368,7 @@ fn expired() -> Vec<Case> {
 fn clashes() -> Vec<Case> {
     let other = (Role::ClusterIp, 81);
     let packet = syn(POD_AT, VIP);
-    let closed = Flow {
-        tcp: seen::RST,
-        ..pod_flow()
-    };
+    let closed = pod_flow().closed(RST_ORIGINAL);
     vec![
         case(
             "one client, two Services, one backend: another source port",
