@@ -1,7 +1,7 @@
 //! Stage 3: what is remembered of connections. New flows are entered in [`create`].
 //!
-//! FLOWS holds the connections that both sides keep up: a new flow starts in HANDSHAKES, and a closed
-//! one goes back there. So neither a flood nor short connections evict an established connection,
+//! FLOWS holds the connections that both sides keep up: a new flow starts in HANDSHAKES, and a
+//! closed one goes back there. So neither a flood nor short connections evict an established one,
 //! however long it is idle (decision 0012). Entries expire when they are read.
 
 use proxy_common::config::Timeouts;

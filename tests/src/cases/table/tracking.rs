@@ -14,6 +14,7 @@ pub fn cases() -> Vec<Case> {
         replies(),
         restoring(),
         endings(),
+        resets(),
         anew(),
         expired(),
         clashes(),
@@ -171,8 +172,6 @@ fn restoring() -> Vec<Case> {
 fn endings() -> Vec<Case> {
     let fin = tcp(POD_AT, VIP, FIN | ACK);
     let reply_fin = tcp(LOCAL_AT, POD_AT, FIN | ACK);
-    let reset = tcp(POD_AT, VIP, RST);
-    let reply_reset = tcp(LOCAL_AT, POD_AT, RST);
     let last = tcp(POD_AT, VIP, ACK);
     let flow = pod_flow();
     vec![
@@ -214,6 +213,15 @@ fn endings() -> Vec<Case> {
         .flow(flow.ended(FIN_ORIGINAL | FIN_REPLY))
         .passed(last.clone().dst(LOCAL_AT), &[Closed, OriginalStack])
         .leaves(&[flow.closed(FIN_ORIGINAL | FIN_REPLY)]),
+    ]
+}
+
+fn resets() -> Vec<Case> {
+    let reset = tcp(POD_AT, VIP, RST);
+    let reply_reset = tcp(LOCAL_AT, POD_AT, RST);
+    let last = tcp(POD_AT, VIP, ACK);
+    let flow = pod_flow();
+    vec![
         case("a reset closes the connection", &["S-121"], reset.clone())
             .flow(flow)
             .passed(reset.clone().dst(LOCAL_AT), &[Closed, OriginalStack])
