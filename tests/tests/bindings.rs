@@ -84,7 +84,9 @@ fn binding_is_to_a_backend_of_the_set_that_takes_flows() {
     assert!(stays(&state(BackendState::Terminating)));
     assert!(!stays(&state(BackendState::Quarantined)));
     assert!(!stays(&state(BackendState::Free)));
-    assert!(!stays(&with_backend(|found| found.in_cluster = Membership::Out)));
+    assert!(!stays(&with_backend(
+        |found| found.in_cluster = Membership::Out
+    )));
     // Each set for itself.
     assert!(stays_in::<V4>(&world(), Part::Local));
     let remote = with_backend(|found| found.role = Role::RemoteBackend);
@@ -95,7 +97,9 @@ fn binding_is_to_a_backend_of_the_set_that_takes_flows() {
 #[test]
 fn binding_is_to_one_stay_of_one_use_of_a_backend() {
     rules(&["S-103"]);
-    assert!(!stays(&with_binding(|bound| bound.generation = GENERATION - 1)));
+    assert!(!stays(&with_binding(
+        |bound| bound.generation = GENERATION - 1
+    )));
     let mut returned = with_backend(|found| found.departures = 3);
     returned.bindings[0].departures = 2;
     assert!(!stays(&returned));
@@ -108,5 +112,7 @@ fn binding_is_one_clients_of_one_service_port() {
     rules(&["S-020", "S-101"]);
     assert!(stays(&world()));
     assert!(!stays(&with_binding(|bound| bound.client = Role::Client)));
-    assert!(!stays(&with_binding(|bound| bound.protocol = protocol::UDP)));
+    assert!(!stays(
+        &with_binding(|bound| bound.protocol = protocol::UDP)
+    ));
 }

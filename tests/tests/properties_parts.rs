@@ -1,6 +1,6 @@
 //! What holds for the small parts that the packet's path is made of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -8,13 +8,17 @@ use proxy_common::{
     Be16, Be32, FlowKey, FrontendKind, RegionHeader, RegionTail, Tuple, Word, protocol,
 };
 use proxy_ebpf::environment::{port_at, range_len};
+use proxy_ebpf::packet::{L4Change, L4Checksum};
 use proxy_ebpf::pipeline::frontend::Found;
 use proxy_ebpf::pipeline::select::{Part, Takers, pick};
 use proxy_ebpf::tables::host::HostTables;
-use proxy_ebpf::wire::checksum::{Delta, fold, replaced};
-use proxy_ebpf::{V4, V6};
+use proxy_ebpf::wire::checksum::{Delta, fold, replaced, updated};
+use proxy_ebpf::{Hook, V4, V6};
 use tests::cases::build::internet_checksum;
-use tests::cases::world::{CaseFamily, PORT, Role};
+use tests::cases::host::{HostEnvironment, NOW, send};
+use tests::cases::packets::syn;
+use tests::cases::verify::ends;
+use tests::cases::world::{CaseFamily, NODE_PORT, PORT, Role, UPLINK, World};
 use tests::rules;
 
 const BACKENDS: u32 = 7;
@@ -111,6 +115,72 @@ fn three_backends_share_three_thousand_flows() {
 /// 0 and 0xffff are the same sum.
 fn same_sum(a: u16, b: u16) -> bool {
     a == b || (a.min(b) == 0 && a.max(b) == 0xffff)
+}
+
+/// A UDP checksum that comes out as 0 is sent as 0xffff, since 0 says that there is none; a TCP
+/// checksum may be 0.
+#[test]
+fn udp_checksum_of_zero_is_sent_as_ones() {
+    rules(&["S-136"]);
+    let change = L4Change {
+        addresses: Delta::word(Be32(0x0100_600a), Be32(0x0501_040a)),
+        payload: Delta::half(Be16(80), Be16(8080)),
+    };
+    let mut zeros = 0;
+    for old in 1..=0xffff {
+        let plain = updated(Be16(old), change, L4Checksum::Plain);
+        let udp = updated(Be16(old), change, L4Checksum::Udp);
+        let expected = if plain.0 == 0 { 0xffff } else { plain.0 };
+        assert_eq!(udp.0, expected, "{old:#x}");
+        zeros += u32::from(plain.0 == 0);
+    }
+    assert!(zeros > 0);
+    assert_eq!(updated(Be16(0), change, L4Checksum::Udp).0, 0);
+}
+
+/// Flows to one backend: ports of the whole range, in no order, and none twice.
+fn check_snat_ports<F: CaseFamily>() {
+    const RANGES: [[u16; 2]; 2] = [[30_000, 33_999], [40_000, 43_999]];
+    const FLOWS: u16 = 400;
+    let world = World {
+        snat_ports: RANGES,
+        backends: vec![tests::cases::world::backend(Role::RemoteBackend)],
+        ..World::default()
+    };
+    let tables = world.tables::<F>(1, NOW);
+    let env = HostEnvironment::new(&world, Hook::Ingress, UPLINK, NOW);
+    let of = |number: u16| {
+        let packet = syn((Role::Client, 50_000 + number), (Role::Node, NODE_PORT));
+        let outcome = send(&tables, &env, packet.bytes::<F>(), 0);
+        assert!(!outcome.bytes.is_empty(), "{:?}", outcome.counters);
+        ends::<F>(&outcome.bytes).sport
+    };
+    let ports: Vec<u16> = (0..FLOWS).map(of).collect();
+    let different: BTreeSet<&u16> = ports.iter().collect();
+    assert_eq!(
+        different.len(),
+        usize::from(FLOWS),
+        "{}: {ports:?}",
+        F::NAME
+    );
+    let mut quarters = BTreeMap::<u16, u16>::new();
+    for port in &ports {
+        let is_in = |range: &&[u16; 2]| (range[0]..=range[1]).contains(port);
+        let range = RANGES.iter().find(is_in).expect("a port of the ranges");
+        *quarters
+            .entry(range[0] + (port - range[0]) / 2_000 * 2_000)
+            .or_default() += 1;
+    }
+    let is_fair = quarters.values().all(|count| *count > FLOWS / 8);
+    assert!(quarters.len() == 4 && is_fair, "{}: {quarters:?}", F::NAME);
+    assert!(!ports.is_sorted());
+}
+
+#[test]
+fn masqueraded_flows_get_ports_of_the_whole_range() {
+    rules(&["S-095"]);
+    check_snat_ports::<V4>();
+    check_snat_ports::<V6>();
 }
 
 proptest! {

@@ -262,6 +262,7 @@ fn anew() -> Vec<Case> {
     let chunk = sctp(POD_AT, VIP);
     let same_port = (Role::LocalBackend, PORT);
     let closed = pod_flow().closed(RST_ORIGINAL);
+    let half_closed = pod_flow().ended(FIN_ORIGINAL);
     let moved = Flow {
         generation: GENERATION - 1,
         ..pod_flow().udp()
@@ -281,6 +282,15 @@ fn anew() -> Vec<Case> {
             &[Redecided, NewFlow, OriginalStack],
         )
         .leaves(&[tcp_flow]),
+        case(
+            "a SYN on a connection that is closed on one side goes on",
+            &["S-120", "S-121"],
+            packet.clone(),
+        )
+        .world(remote())
+        .flow(half_closed)
+        .passed(packet.clone().dst(LOCAL_AT), &[OriginalStack])
+        .leaves(&[half_closed]),
         case(
             "UDP whose backend is gone is decided anew",
             &["S-124", "S-126"],
