@@ -30,11 +30,13 @@ endpoints: [{addresses: [10.1.0.5]}]
 ports: [{name: http, port: 8080, protocol: TCP}]
 "#;
 
+const SHUNT: &str = env!("CARGO_BIN_EXE_shunt");
+
 /// How long an agent may take to be ready, with all processors busy.
 const READY: Duration = Duration::from_secs(60);
 
 fn shunt(verb: &[&str], place: &Place) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_shunt"));
+    let mut command = Command::new(SHUNT);
     command.args(verb).arg("--bpffs").arg(place.bpffs());
     command
 }
@@ -51,12 +53,18 @@ struct Agent(Child);
 
 impl Agent {
     fn start(place: &Place, folder: &Path) -> Self {
+        Self::start_by(Command::new(SHUNT), place, folder)
+    }
+
+    /// With `command` as the beginning of the command line.
+    fn start_by(mut command: Command, place: &Place, folder: &Path) -> Self {
         let ready = folder.join("ready");
         let _ = fs::remove_file(&ready);
         let manifests = folder.join("manifests");
         fs::create_dir_all(&manifests).unwrap();
         fs::write(manifests.join("web.yaml"), MANIFESTS).unwrap();
-        let mut command = shunt(&["agent", "--node-name", "n1"], place);
+        command.args(["agent", "--node-name", "n1", "--bpffs"]);
+        command.arg(place.bpffs());
         command.arg("--manifests").arg(manifests);
         command.arg("--cgroup").arg(place.cgroup());
         command.arg("--ready-file").arg(&ready);
@@ -120,13 +128,36 @@ fn agent_serves_answers_and_leaves_the_datapath_in_place() {
     assert!(refusal(&gone).contains("nothing is pinned below"));
 }
 
+/// An init container with every right loads the programs; the agent runs without CAP_SYS_ADMIN.
+#[test]
+fn agent_needs_less_than_what_its_init_container_has() {
+    rules(&["S-182"]);
+    let place = Place::enter();
+    let folder = tempfile::tempdir().unwrap();
+    run("ip link add up0 type veth peer name peer0");
+    let mut init = shunt(&["agent", "--init-only", "--node-name", "n1"], &place);
+    init.arg("--manifests").arg(folder.path());
+    let output = init.arg("--cgroup").arg(place.cgroup()).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let status = answer(&["status"], &place);
+    assert_eq!(status["agent"], "down");
+    assert_eq!(status["frontends"], 0);
+
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set=-sys_admin", "--inh-caps=-all", SHUNT]);
+    Agent::start_by(command, &place, folder.path()).stop();
+    assert_eq!(answer(&["status"], &place)["frontends"], 1);
+    assert_eq!(answer(&["cleanup"], &place)["removed"], true);
+}
+
 #[test]
 fn agent_without_rights_says_what_it_needs() {
     let place = Place::enter();
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new("setpriv");
     command.args(["--bounding-set=-all", "--inh-caps=-all"]);
-    command.arg(env!("CARGO_BIN_EXE_shunt")).arg("agent");
+    command.arg(SHUNT).arg("agent");
     command.args(["--node-name", "n1", "--socket-lb", "off"]);
     command.arg("--manifests").arg(folder.path());
     command.arg("--bpffs").arg(place.bpffs());
