@@ -95,12 +95,13 @@ fn cleanup_of_one_node_leaves_the_other_alone() -> Result<()> {
     Ok(())
 }
 
-/// What kube-proxy left goes on request, twice as well as once, and nothing else does.
+/// A first start on a node that ran kube-proxy: shunt serves beside what kube-proxy left, which
+/// goes on request, twice as well as once, and nothing else does.
 #[test]
 fn leftovers_of_kube_proxy_go_on_request() -> Result<()> {
-    rules(&["S-181"]);
-    let rig = Rig::new(Variant::default(), &[])?;
-    let netns = &rig.cluster.nodes[0].netns;
+    rules(&["S-177", "S-181"]);
+    let mut rig = Rig::without_agents(Variant::default())?;
+    let netns = rig.cluster.nodes[0].netns.clone();
     let kept = netns.run(&["nft", "--stateless", "list", "ruleset"])?;
     netns.nft(
         "table ip kube-proxy {
@@ -110,6 +111,11 @@ fn leftovers_of_kube_proxy_go_on_request() -> Result<()> {
          table ip6 kube-proxy {
          }",
     )?;
+    rig.start_agents(&[])?;
+    let to = rig.address(Target::ClusterIp("all"), IpFamily::V4);
+    let plan = Plan::new(SocketKind::Tcp, to).times(10);
+    let report = rig.client(Client::PodAsPackets)?.connect(plan)?;
+    ensure!(report.failed() == 0, "{report:?}");
     for removed in [2, 0] {
         let text = rig.agents[0].shunt(&["cleanup", "--kube-proxy", "-o", "json"])?;
         let answer: serde_json::Value = serde_json::from_str(&text)?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use tests::net::eventually;
+use tests::net::{Netns, eventually};
 use tests::rig::{Client, Rig, Target};
 use tests::rules;
 use tests::topology::Variant;
@@ -13,10 +13,10 @@ use tests::traffic::{Plan, SocketKind};
 /// Until the agent has done something, on a machine whose cores are busy.
 const SEEN: Duration = Duration::from_secs(10);
 
-/// No interface has a ClusterIP, and a ping of one is refused.
+/// No interface has a ClusterIP, nobody answers for one on the link, and a ping is refused.
 #[test]
 fn cluster_ips_are_no_addresses_of_the_node() -> Result<()> {
-    rules(&["S-135", "S-077"]);
+    rules(&["S-077", "S-135", "W-7"]);
     let mut rig = Rig::new(Variant::default(), &[])?;
     for family in FAMILIES {
         let to = rig.address(Target::ClusterIp("all"), family);
@@ -27,14 +27,28 @@ fn cluster_ips_are_no_addresses_of_the_node() -> Result<()> {
         for node in &rig.cluster.nodes {
             let own = node.netns.run(&["ip", "-o", "address"])?;
             ensure!(!own.contains(&format!(" {address}/")), "{own}");
-            let ping = node.netns.run(&["ip", "route", "get", &address])?;
-            ensure!(!ping.starts_with("local"), "{ping}");
+            let route = node.netns.run(&["ip", "route", "get", &address])?;
+            ensure!(!route.starts_with("local"), "{route}");
         }
-        let pod = &rig.cluster.pods[0].netns;
-        let ping = pod.run(&["ping", "-c", "1", "-W", "2", &address]);
-        ensure!(ping.is_err(), "{address} answered: {ping:?}");
+        let answer = ping(&rig.cluster.pods[0].netns, &address)?;
+        let is_refused = answer.to_lowercase().contains("port unreachable");
+        ensure!(is_refused && answer.contains(" 0 received"), "{answer}");
+
+        let net = &rig.cluster.net;
+        net.run(&["ip", "route", "add", &address, "dev", "br0"])?;
+        let node = rig.cluster.nodes[0].addresses.of(family).to_string();
+        for (addr, is_there) in [(address, false), (node, true)] {
+            ping(net, &addr)?;
+            let neighbour = net.run(&["ip", "neighbour", "show", &addr])?;
+            ensure!(neighbour.contains("lladdr") == is_there, "{neighbour}");
+        }
     }
     Ok(())
+}
+
+/// What one ping prints, whatever comes of it.
+fn ping(netns: &Netns, address: &str) -> Result<String> {
+    netns.run(&["sh", "-c", &format!("ping -c 1 -W 2 {address} 2>&1 || :")])
 }
 
 /// A rule of the host about a pod's link, as iptables-based NetworkPolicy makes them, applies to
