@@ -84,6 +84,21 @@ fn lists_that_come_one_after_the_other_write_nothing_before_the_second() {
 }
 
 #[test]
+fn service_deleted_while_nobody_watched_goes_with_the_next_list() {
+    rules(&["S-008"]);
+    let mut world = World::new();
+    let api = || applied(service("api", "10.96.1.2"));
+    world.tell([applied(service("web", "10.96.1.1")), api()]);
+    let before = dump(&world.maps);
+    world.tell([ObjectEvent::Restarted(Kind::Service), api()]);
+    assert_eq!(dump(&world.maps), before, "the list may still bring it");
+    world.tell([ObjectEvent::Listed(Kind::Service)]);
+    let after = dump(&world.maps);
+    assert!(!after.contains("10.96.1.1"), "{after}");
+    assert!(after.contains("frontend 10.96.1.2:80/TCP"), "{after}");
+}
+
+#[test]
 fn service_in_unreadable_file_outlives_a_restart() {
     rules(&["S-178"]);
     let mut world = world();

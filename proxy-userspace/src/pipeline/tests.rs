@@ -446,6 +446,50 @@ fn cold_start_with_many_services_is_linear() {
     assert_eq!(world.tell([applied_slice(removed)]).writes, 2 + 9);
 }
 
+#[test]
+fn thousand_endpoints_are_replaced_in_one_step() {
+    rules(&["S-216"]);
+    let capacity = Capacity {
+        backends: 1 << 12,
+        slots: 1 << 14,
+        ..CAPACITY
+    };
+    let pods = |numbers: std::ops::Range<u16>| {
+        let pod = |number: u16| endpoint(&format!("10.4.{}.{}", number / 250, number % 250));
+        applied_slice(slice("s", "web", numbers.map(pod).collect(), 8080))
+    };
+    let frontend = |world: &World| {
+        let text = dump(&world.maps);
+        text.lines().next().expect("a frontend").to_owned()
+    };
+    let mut lists = Vec::new();
+    for writes in 0.. {
+        let mut world = World::with_capacity(capacity);
+        world.tell([applied(service("web", "10.96.1.1")), pods(0..1000)]);
+        lists.push(frontend(&world));
+        world
+            .maps
+            .set_failures(Failures::After(world.maps.writes() + writes));
+        let report = world.tell([pods(5..1005)]);
+        lists.push(frontend(&world));
+        if report.pending == 0 {
+            break;
+        }
+    }
+    // Five backends that come, the list, its publication, five that go: at each the old list or
+    // the next one is read, and nothing between them.
+    assert_eq!(lists.len(), 2 * (5 + 1 + 1 + 5 + 1));
+    lists.dedup();
+    lists.sort();
+    lists.dedup();
+    assert_eq!(lists.len(), 2);
+    assert!(
+        lists
+            .iter()
+            .all(|list| list.matches(":8080").count() == 1000)
+    );
+}
+
 /// What can happen to the few objects of a small world.
 #[derive(Clone, Debug)]
 enum Change {

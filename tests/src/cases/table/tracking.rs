@@ -172,6 +172,7 @@ fn restoring() -> Vec<Case> {
 fn endings() -> Vec<Case> {
     let fin = tcp(POD_AT, VIP, FIN | ACK);
     let reply_fin = tcp(LOCAL_AT, POD_AT, FIN | ACK);
+    let again = syn(POD_AT, VIP);
     let last = tcp(POD_AT, VIP, ACK);
     let flow = pod_flow();
     vec![
@@ -179,6 +180,15 @@ fn endings() -> Vec<Case> {
             .flow(flow)
             .passed(fin.clone().dst(LOCAL_AT), &[OriginalStack])
             .leaves(&[flow.ended(FIN_ORIGINAL)]),
+        case(
+            "a SYN on a connection that is closed on one side goes on",
+            &["S-120", "S-121"],
+            again.clone(),
+        )
+        .world(with_backend(Role::RemoteBackend))
+        .flow(flow.ended(FIN_ORIGINAL))
+        .passed(again.dst(LOCAL_AT), &[OriginalStack])
+        .leaves(&[flow.ended(FIN_ORIGINAL)]),
         case(
             "the backend's FIN closes the connection",
             &["S-120", "S-121"],
@@ -262,7 +272,6 @@ fn anew() -> Vec<Case> {
     let chunk = sctp(POD_AT, VIP);
     let same_port = (Role::LocalBackend, PORT);
     let closed = pod_flow().closed(RST_ORIGINAL);
-    let half_closed = pod_flow().ended(FIN_ORIGINAL);
     let moved = Flow {
         generation: GENERATION - 1,
         ..pod_flow().udp()
@@ -282,15 +291,6 @@ fn anew() -> Vec<Case> {
             &[Redecided, NewFlow, OriginalStack],
         )
         .leaves(&[tcp_flow]),
-        case(
-            "a SYN on a connection that is closed on one side goes on",
-            &["S-120", "S-121"],
-            packet.clone(),
-        )
-        .world(remote())
-        .flow(half_closed)
-        .passed(packet.clone().dst(LOCAL_AT), &[OriginalStack])
-        .leaves(&[half_closed]),
         case(
             "UDP whose backend is gone is decided anew",
             &["S-124", "S-126"],
