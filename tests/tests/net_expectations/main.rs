@@ -143,6 +143,12 @@ fn check_row(
             let silent = report.failures.get("TIMEOUT");
             ensure!(silent == Some(&1), "not dropped: {report:?}");
         }
+        Expect::Dropped => {
+            let report = client.connect(plan.timeout_ms(SILENCE_MS))?;
+            let names = ["TIMEOUT", "ETIMEDOUT", "EPERM"];
+            let is_dropped = names.iter().any(|name| report.failures.contains_key(*name));
+            ensure!(is_dropped, "not dropped: {report:?}");
+        }
         Expect::Answer(servers, source) => {
             let plan = plan.times(CONNECTIONS).payload(300).max_failures(3);
             let report = client.connect(plan.timeout_ms(ANSWER_MS))?;

@@ -9,7 +9,7 @@ use tests::traffic::SocketKind;
 
 use super::services::{BOUND, CLOSED, EXTERNAL, LOCAL, ON_NODE_PORT, OPEN, RANGES};
 use Client::{HostPod, Node, OtherNode, OtherPod, Outside, Pod};
-use Expect::{Answer, Refused, Silence};
+use Expect::{Answer, Dropped, Refused, Silence};
 use Source::{Anyone, Kept, KeptWherePossible, Node as Masqueraded};
 use Target::{At, ClusterIp, Loopback, NodePort1, NodePort2};
 
@@ -36,6 +36,8 @@ pub enum Expect {
     Refused,
     /// Nothing.
     Silence,
+    /// Dropped at the socket: an error that is not ECONNREFUSED (decision 0011).
+    Dropped,
 }
 
 /// The client's address at the server.
@@ -230,6 +232,9 @@ pub const LOOPBACK: &[Row] = &[
     own("S-119d", Node, Loopback("near"), Answer(NEAR, Masqueraded(1))),
     own("S-119d", Node, Loopback("far"), Answer(FAR, Masqueraded(1))),
     own("S-119d", HostPod, Loopback("all"), Answer(&["a", "b", "c"], Masqueraded(1))),
+    own("S-119d", Node, Loopback("ext-near"), Answer(NEAR, Masqueraded(1))),
+    own("S-119d", HostPod, Loopback("ext-near"), Answer(NEAR, Masqueraded(1))),
+    own("S-107, S-119d", Node, Loopback("ext-far"), Dropped),
     own("S-105, S-119d", Node, Loopback("empty"), Refused),
     row("S-118, S-119b", Outside, NodePort1("near"), Answer(NEAR, KeptWherePossible(1))),
     row("S-119d", Pod, Loopback("near"), Refused),
