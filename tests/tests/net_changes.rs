@@ -146,7 +146,8 @@ fn await_refused(rig: &mut Rig, client: Client, target: Target) -> Result<()> {
 /// Every held connection still talks to the server that it was opened to.
 fn ask_all(rig: &mut Rig, held: &[(Client, usize, String)]) -> Result<()> {
     for (client, number, server) in held {
-        let answer = rig.client(*client)?.ask(*number, 100_000)?;
+        let answer = rig.client(*client)?.ask(*number, 100_000);
+        let answer = answer.with_context(|| format!("{client:?} lost {number}, to {server}"))?;
         ensure!(
             answer.server == *server,
             "{client:?}: {answer:?} instead of {server}"
@@ -245,7 +246,8 @@ fn traffic_flows_while_the_agent_is_dead_and_after_its_restart() -> Result<()> {
     for (client, target) in PATHS {
         for family in FAMILIES {
             let to = rig.address(target, family);
-            let (number, answer) = rig.client(client)?.open(Held::new(SocketKind::Tcp, to))?;
+            let held_one = rig.client(client)?.open(Held::new(SocketKind::Tcp, to));
+            let (number, answer) = held_one.with_context(|| format!("{client:?} {to}"))?;
             held.push((client, number, answer.server));
         }
         let plan = Plan::new(SocketKind::Tcp, rig.address(target, IpFamily::V4));
