@@ -91,8 +91,9 @@ fn mix(hash: u32, word: u32) -> u32 {
 pub struct Path {
     /// A [`path`] constant.
     pub kind: u8,
-    /// Zero.
-    pub pad: u8,
+    /// 1: that interface takes larger packets too, if they may be fragmented
+    /// ([`TAKES_LARGER`](crate::interface::flags::TAKES_LARGER)).
+    pub takes_larger: u8,
     /// MTU of the interface that `kind` redirects to, in bytes (L3).
     pub mtu: u16,
     /// The interface that `kind` redirects to.

@@ -61,5 +61,5 @@ pub const LAYOUTS: &[Layout] = &[
     layout!("Config", Config: host_netns_cookie abi_version hz flags redirect_mark snat_ports detect_local timeouts answers_per_sec v4 v6),
     layout!("FragmentPorts", FragmentPorts: sport dport),
     layout!("Interface", Interface: flags mtu bridge mac pad addr4 addr6),
-    layout!("Path", Path: kind pad mtu ifindex),
+    layout!("Path", Path: kind takes_larger mtu ifindex),
 ];

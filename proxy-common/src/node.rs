@@ -10,7 +10,8 @@ pub mod address_flags {
     pub const NODE_PORT: u32 = 1 << 1;
 }
 
-/// Key of CLUSTER_IPS{4,6}, an LPM trie: active ClusterIPs and ServiceCIDRs (S-077, S-078).
+/// Key of CLUSTER_IPS{4,6}, an LPM trie: active ClusterIPs and ServiceCIDRs (S-077, S-078), and the
+/// other addresses of frontends but those of nodes (S-133).
 /// The value is a [`cluster_ip`] constant (`u32`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,6 +29,9 @@ pub mod cluster_ip {
     pub const ACTIVE: u32 = 1;
     /// Inside a ServiceCIDR and not allocated: dropped (S-078).
     pub const UNALLOCATED: u32 = 2;
+    /// An address of a load balancer or an external IP outside of every ServiceCIDR: only what
+    /// cannot be read is dropped there (S-133).
+    pub const FRONTEND: u32 = 3;
 }
 
 /// Key of SOURCE_RANGES{4,6}, an LPM trie: who may reach a frontend (S-112). The value is 1.

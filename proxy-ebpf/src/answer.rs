@@ -6,7 +6,8 @@ use proxy_common::{Address, Be16, Be32, Counter, protocol};
 use crate::wire::{checksum, ethernet, icmp, ipv4, ipv6, tcp};
 use crate::{Answer, Family, Packet, Stop};
 
-/// Not answered: multicast, an error about an error, options we do not quote.
+/// Not answered: multicast at either layer (RFC 1122 section 3.2.2), an error about an error, options
+/// we do not quote.
 const SUPPRESSED: Stop = Stop::Drop(Counter::AnswerSuppressed);
 /// TTL of answers (the IANA default).
 const TTL: u8 = 64;
@@ -14,6 +15,8 @@ const TTL: u8 = 64;
 const QUOTED4: usize = (ipv4::LEN + 8) / 2;
 /// 16-bit words of an IPv6 packet that an error quotes: header and 8 bytes.
 const QUOTED6: usize = (ipv6::LEN + 8) / 2;
+/// The same of a fragment: without the ports its sender does not know whom the error is for.
+const QUOTED6_FRAGMENT: usize = QUOTED6 + ipv6::FRAGMENT_LEN / 2;
 
 /// Who the answer goes to and what it answers.
 struct Asked<F: Family> {
@@ -28,6 +31,9 @@ struct Asked<F: Family> {
 /// Turns the packet into the answer: addresses swapped, ready to go back where it came from.
 #[inline(always)]
 pub fn write<F: Family, P: Packet>(packet: &mut P, l3: usize, answer: Answer) -> Result<(), Stop> {
+    if l3 == ethernet::LEN && packet.read::<u8>(ethernet::DST)? & ethernet::GROUP_BIT != 0 {
+        return Err(SUPPRESSED);
+    }
     let asked = asked::<F, P>(packet, l3)?;
     if asked.src.is_multicast() || asked.src.is_loopback() || asked.src == F::Addr::UNSPECIFIED {
         return Err(SUPPRESSED);
@@ -36,6 +42,8 @@ pub fn write<F: Family, P: Packet>(packet: &mut P, l3: usize, answer: Answer) ->
         reset::<F, P>(packet, l3, &asked)?;
     } else if F::VERSION == 4 {
         error::<F, P, QUOTED4>(packet, l3, &asked, answer)?;
+    } else if asked.protocol == ipv6::FRAGMENT {
+        error::<F, P, QUOTED6_FRAGMENT>(packet, l3, &asked, answer)?;
     } else {
         error::<F, P, QUOTED6>(packet, l3, &asked, answer)?;
     }

@@ -202,6 +202,7 @@ fn dump_addresses<A: IpFamily>(maps: &impl FamilyMaps<A>, text: &mut String) {
         let value = match value {
             cluster_ip::ACTIVE => "active",
             cluster_ip::UNALLOCATED => "unallocated",
+            cluster_ip::FRONTEND => "frontend",
             _ => "unknown",
         };
         line(text, format_args!("cluster-ip {addr}/{len} {value}"));

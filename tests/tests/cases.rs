@@ -29,7 +29,6 @@ fn the_cases_reach_every_counter_of_the_packet_path() {
     use proxy_common::Counter::{self, *};
     // Nothing leads there in one packet, or not without a kernel that fails, or not by tc.
     let others = [
-        NotIp,
         NewFlowLost,
         InsertFailed,
         WriteFailed,

@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result, ensure};
 use tests::rig::{Client, Rig, Target};
-use tests::topology::addresses::FAMILIES;
-use tests::topology::{BridgeNetfilter, PodNetwork, Variant};
+use tests::topology::addresses::{FAMILIES, IpFamily};
+use tests::topology::{BridgeNetfilter, Overlay, PodNetwork, Variant};
 use tests::traffic::{Plan, SocketKind};
 
 use Client::{NodeAsPackets, Outside, Pod, PodAsPackets};
@@ -61,6 +61,10 @@ fn check(variant: Variant) -> Result<()> {
                         .timeout_ms(2_000)
                         .max_failures(1);
                     let client = rig.client(row.from)?;
+                    if variant.overlay != Overlay::None && family == IpFamily::V6 {
+                        // No router fragments IPv6: the first datagram tells its sender the MTU.
+                        client.connect(plan.clone().times(1))?;
+                    }
                     let report = client.connect(plan).context("sending")?;
                     if report.failed() > 0 || report.servers() != row.servers {
                         failures.push(format!(
@@ -81,6 +85,15 @@ fn bridge(netfilter: BridgeNetfilter) -> Variant {
         pods: PodNetwork::Bridge(netfilter),
         ..Variant::default()
     }
+}
+
+/// The tunnel's MTU is smaller than the network's, and fragments may be fragmented once more.
+#[test]
+fn fragments_through_a_tunnel() -> Result<()> {
+    check(Variant {
+        overlay: Overlay::Vxlan,
+        ..Variant::default()
+    })
 }
 
 #[test]

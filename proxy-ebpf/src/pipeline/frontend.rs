@@ -204,6 +204,13 @@ pub enum OfService {
     No,
 }
 
+/// True if `addr` has frontends, or is of the Services for another reason.
+#[inline(always)]
+pub fn is_served<F: Family, T: Tables<F>>(tables: &T, config: &Config, addr: &F::Addr) -> bool {
+    tables.cluster_ip(addr) == node::cluster_ip::FRONTEND
+        || !matches!(of_service(tables, config, addr), OfService::No)
+}
+
 /// What an address is to the Services.
 #[inline(always)]
 pub fn of_service<F: Family, T: Tables<F>>(

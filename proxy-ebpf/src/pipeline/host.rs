@@ -5,7 +5,7 @@ use proxy_common::{Connection, Counter, FlowKey, Tuple};
 
 use super::conntrack::Entries;
 use super::frontend::{Origin, Place};
-use super::parse::{Fragment, Headers, Transport};
+use super::parse::{Fragment, Fragmenting, Headers, Transport};
 use super::select::Choice;
 use super::{Refusal, Scratch, Step, Steps, or_stop};
 use crate::packet::Offset;
@@ -65,6 +65,7 @@ pub fn no_headers<F: Family>() -> Headers<F> {
         ttl: 0,
         transport: Transport::Other,
         fragment: Fragment::No,
+        fragmenting: Fragmenting::Forbidden,
     }
 }
 

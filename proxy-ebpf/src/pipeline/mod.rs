@@ -24,7 +24,6 @@ use proxy_common::Counter;
 
 use crate::{Answer, Environment, Family, Packet, Stop, Tables, Verdict};
 use conntrack::{Entries, Tracked};
-use frontend::OfService;
 use parse::Headers;
 use select::{Choice, Takers};
 
@@ -147,9 +146,7 @@ pub fn unreadable<F: Family, P: Packet, T: Tables<F>>(
 ) -> Result<Step, Stop> {
     let config = tables.config().ok_or(Stop::Pass(Counter::Unconfigured))?;
     let dst: F::Addr = parse::destination::<F, P>(packet, l3)?;
-    if filter::is_service_address::<F>(config, &dst)
-        && !matches!(frontend::of_service(tables, config, &dst), OfService::No)
-    {
+    if frontend::is_served(tables, config, &dst) {
         return Err(Stop::Drop(Counter::Unparsable));
     }
     Err(Stop::Pass(reason))
@@ -166,10 +163,10 @@ where
     let config = tables.config().ok_or(Stop::Pass(Counter::Unconfigured))?;
     let headers = &mut scratch.headers;
     if let Err(stop) = parse::complete_fragment(tables, headers) {
-        let dst = &headers.tuple.dst;
-        return Err(match frontend::of_service(tables, config, dst) {
-            OfService::No => stop,
-            OfService::Active | OfService::Unallocated => Stop::Drop(Counter::FrontendFragment),
+        return Err(if frontend::is_served(tables, config, &headers.tuple.dst) {
+            Stop::Drop(Counter::FrontendFragment)
+        } else {
+            stop
         });
     }
     filter::check(tables, config, headers)?;

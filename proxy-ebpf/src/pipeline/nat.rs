@@ -2,7 +2,9 @@
 
 use bytemuck::Zeroable;
 use proxy_common::flow::{Path, flags, path};
-use proxy_common::{Address, Be16, Connection, Counter, Tuple, interface, node, protocol};
+use proxy_common::{
+    Address, Be16, Connection, Counter, Interface, Tuple, interface, node, protocol,
+};
 
 use super::frontend::{Origin, Place};
 use super::parse::{Fragment, Headers};
@@ -104,6 +106,10 @@ where
             Masquerade::Yes => true,
             Masquerade::No => false,
             Masquerade::IfNotLocal => !returns_here(tables, env, headers, to),
+            Masquerade::IfUnseen => {
+                let out = answers_leave_by(env, headers, to);
+                out.is_some_and(|ifindex| !is_attached(tables, ifindex))
+            }
         }
 }
 
@@ -171,21 +177,28 @@ where
     T: Tables<F>,
     E: Environment<F>,
 {
-    let protocol = headers.protocol;
-    let of_backend = env.route(&RouteQuery {
-        tuple: to.reversed(),
-        protocol,
-    });
-    let of_frontend = env.route(&RouteQuery {
-        tuple: headers.tuple.reversed(),
-        protocol,
-    });
-    if of_backend != of_frontend {
-        return false;
-    }
-    of_backend
-        .and_then(|ifindex| tables.interface(ifindex))
-        .is_some_and(|found| found.flags & interface::flags::ATTACHED != 0)
+    let of_backend = answers_leave_by(env, headers, to);
+    of_backend == answers_leave_by(env, headers, &headers.tuple)
+        && of_backend.is_some_and(|ifindex| is_attached(tables, ifindex))
+}
+
+/// The interface that answers to a packet with `tuple` leave by.
+#[inline(always)]
+fn answers_leave_by<F: Family, E: Environment<F>>(
+    env: &E,
+    headers: &Headers<F>,
+    tuple: &Tuple<F::Addr>,
+) -> Option<u32> {
+    env.route(&RouteQuery {
+        tuple: tuple.reversed(),
+        protocol: headers.protocol,
+    })
+}
+
+#[inline(always)]
+fn is_attached<F: Family, T: Tables<F>>(tables: &T, ifindex: u32) -> bool {
+    let found = tables.interface(ifindex);
+    found.is_some_and(|found| found.flags & interface::flags::ATTACHED != 0)
 }
 
 /// Rewritten whole and sent out by redirect, both ways (P-2, P-6, P-7, P-8).
@@ -224,8 +237,8 @@ where
         connection.flags |= flags::SNAT;
     }
     if way.is_node {
-        connection.path = by(path::EGRESS_NEIGH, out, interface.mtu);
-        connection.other_path = by(path::INGRESS_LOCAL, env.ifindex(), interface.mtu);
+        connection.path = by(path::EGRESS_NEIGH, out, &interface);
+        connection.other_path = by(path::INGRESS_LOCAL, env.ifindex(), &interface);
         return Ok(port);
     }
     let answers = RouteQuery {
@@ -233,22 +246,22 @@ where
         protocol: headers.protocol,
     };
     let back = env.route(&answers).unwrap_or(env.ifindex());
-    let back_mtu = tables.interface(back).map_or(0, |found| found.mtu);
-    connection.path = by(path::INGRESS_NEIGH, out, interface.mtu);
-    connection.other_path = by(path::INGRESS_NEIGH, back, back_mtu);
+    connection.path = by(path::INGRESS_NEIGH, out, &interface);
+    let interface = tables.interface(back).unwrap_or(Interface::zeroed());
+    connection.other_path = by(path::INGRESS_NEIGH, back, &interface);
     Ok(port)
 }
 
 #[inline(always)]
-fn by(kind: u8, ifindex: u32, mtu: u32) -> Path {
-    let mtu = if mtu > u16::MAX as u32 {
+fn by(kind: u8, ifindex: u32, interface: &Interface) -> Path {
+    let mtu = if interface.mtu > u16::MAX as u32 {
         u16::MAX
     } else {
-        mtu as u16
+        interface.mtu as u16
     };
     Path {
         kind,
-        pad: 0,
+        takes_larger: (interface.flags & interface::flags::TAKES_LARGER != 0) as u8,
         mtu,
         ifindex,
     }

@@ -30,6 +30,15 @@ pub enum Fragment {
     Later,
 }
 
+/// Whether routers may fragment a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fragmenting {
+    /// IPv4 without DF.
+    Allowed,
+    /// IPv4 with DF; IPv6.
+    Forbidden,
+}
+
 /// The parse result.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +65,8 @@ pub struct Headers<F: Family> {
     pub transport: Transport,
     /// Fragment or not.
     pub fragment: Fragment,
+    /// Whether it may be fragmented.
+    pub fragmenting: Fragmenting,
 }
 
 /// What the IP header says.
@@ -67,6 +78,7 @@ struct Network<A: Address> {
     protocol: u8,
     ttl: u8,
     fragment: Fragment,
+    fragmenting: Fragmenting,
 }
 
 /// Reads the headers into `headers`. Ends on any bytes; never reads behind the packet.
@@ -91,6 +103,7 @@ pub fn parse<F: Family, P: Packet>(
     headers.ttl = network.ttl;
     headers.transport = Transport::Other;
     headers.fragment = network.fragment;
+    headers.fragmenting = network.fragmenting;
     if matches!(network.fragment, Fragment::Later) {
         return Ok(());
     }
@@ -238,6 +251,11 @@ fn network4<F: Family, P: Packet>(packet: &P, l3: usize) -> Result<Network<F::Ad
             fragment.get() & ipv4::OFFSET_MASK != 0,
             fragment.get() & ipv4::MORE_FRAGMENTS != 0,
         ),
+        fragmenting: if fragment.get() & ipv4::DONT_FRAGMENT == 0 {
+            Fragmenting::Allowed
+        } else {
+            Fragmenting::Forbidden
+        },
     })
 }
 
@@ -268,6 +286,7 @@ fn network6<F: Family, P: Packet, const EXTENSIONS: usize>(
         protocol: next_header,
         ttl,
         fragment: Fragment::No,
+        fragmenting: Fragmenting::Forbidden,
     };
     for _ in 0..EXTENSIONS {
         if !extension::<F, P>(packet, &mut network)? {

@@ -53,6 +53,9 @@ pub enum Masquerade {
     /// S-091 says SNAT, but the answer of a backend on this node comes back here anyway: kept
     /// under `--masquerade=needed` where the return path allows it (P-4).
     IfNotLocal,
+    /// S-091 keeps the source; SNAT only where the answer of a backend on this node would leave past
+    /// our programs, and so untranslated (P-4).
+    IfUnseen,
     /// SNAT.
     Yes,
 }
@@ -136,6 +139,7 @@ where
         };
     let masquerade = match masquerade {
         Masquerade::IfNotLocal if backend.flags & backend::flags::LOCAL == 0 => Masquerade::Yes,
+        Masquerade::IfUnseen if backend.flags & backend::flags::LOCAL == 0 => Masquerade::No,
         other => other,
     };
     Ok(Choice {
@@ -202,10 +206,10 @@ pub fn policy(
     let masquerade_all = config.flags & config::flags::MASQUERADE_ALL != 0;
     let always = config.flags & config::flags::MASQUERADE_ALWAYS != 0;
     // "needed": only traffic from outside the node, and only where no row insists.
-    let yes = if always || !matches!(origin.place, Place::Outside) {
-        Masquerade::Yes
+    let (yes, no) = if always || !matches!(origin.place, Place::Outside) {
+        (Masquerade::Yes, Masquerade::No)
     } else {
-        Masquerade::IfNotLocal
+        (Masquerade::IfNotLocal, Masquerade::IfUnseen)
     };
     if frontend.is_cluster_ip() {
         let part = if is_local_policy {
@@ -216,7 +220,7 @@ pub fn policy(
         let masquerade = if masquerade_all {
             Masquerade::Yes
         } else if !origin.has_detector || origin.is_pod {
-            Masquerade::No
+            no
         } else {
             yes
         };
@@ -225,11 +229,11 @@ pub fn policy(
     if !is_local_policy {
         (Part::Cluster, yes)
     } else if origin.is_pod {
-        (Part::Cluster, Masquerade::No)
+        (Part::Cluster, no)
     } else if is_own {
         (Part::Cluster, Masquerade::Yes)
     } else {
-        (Part::Local, Masquerade::No)
+        (Part::Local, no)
     }
 }
 

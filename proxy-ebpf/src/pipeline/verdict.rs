@@ -3,7 +3,7 @@
 use proxy_common::flow::{flags, path};
 use proxy_common::{Connection, Counter, protocol};
 
-use super::parse::{Fragment, Headers, Transport};
+use super::parse::{Fragment, Fragmenting, Headers, Transport};
 use crate::wire::{tcp, udp};
 use crate::{Answer, Environment, Family, Hook, Packet, Stop, Verdict};
 
@@ -40,10 +40,25 @@ pub fn redirectable<F: Family, P: Packet>(
         return Err(Stop::Reject(Counter::TtlExceeded, Answer::TimeExceeded));
     }
     let mtu = connection.path.mtu;
-    if mtu != 0 && datagram_len(packet, headers)? > mtu as usize {
+    if mtu != 0
+        && datagram_len(packet, headers)? > mtu as usize
+        && !is_fragmented_later(packet, headers, connection)
+    {
         return Err(Stop::Reject(Counter::TooBig, Answer::TooBig(mtu)));
     }
     Ok(())
+}
+
+/// True for a packet that a router would fragment, on its way into a tunnel that fragments what it
+/// sends itself: the redirect, past the stack, needs not.
+#[inline(always)]
+fn is_fragmented_later<F: Family, P: Packet>(
+    packet: &P,
+    headers: &Headers<F>,
+    connection: &Connection<F::Addr>,
+) -> bool {
+    let may_be = matches!(headers.fragmenting, Fragmenting::Allowed);
+    may_be && connection.path.takes_larger != 0 && packet.segment_len() == 0
 }
 
 /// The same for an ICMP error, which is never answered.

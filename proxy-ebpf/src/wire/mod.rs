@@ -12,6 +12,8 @@ pub mod ethernet {
     pub const ETHERTYPE: usize = 12;
     /// Header length.
     pub const LEN: usize = 14;
+    /// In the first byte of a MAC: it is that of a group, multicast or broadcast.
+    pub const GROUP_BIT: u8 = 1;
 }
 
 /// IPv4 (RFC 791).
@@ -36,6 +38,8 @@ pub mod ipv4 {
     pub const DST: usize = 16;
     /// Length without options.
     pub const LEN: usize = 20;
+    /// Routers may not fragment it.
+    pub const DONT_FRAGMENT: u16 = 0x4000;
     /// More fragments.
     pub const MORE_FRAGMENTS: u16 = 0x2000;
     /// Mask of the fragment offset.

@@ -182,6 +182,8 @@ impl View<'_> {
         set(flags::BRIDGE_REDIRECT, is_port && !netfilter_sees_bridges);
         set(flags::NO_MAC, link.hardware != ETHERNET);
         set(flags::BRIDGE, link.kind == "bridge");
+        let is_udp_tunnel = matches!(link.kind.as_str(), "vxlan" | "geneve");
+        set(flags::TAKES_LARGER, is_udp_tunnel);
         // A port has no address and no route of its own: its bridge has.
         let source = bridge.unwrap_or(ifindex);
         Plan {

@@ -59,7 +59,7 @@ pub fn set_text(found: &Found, part: Part, origin: Origin) -> String {
 pub fn kept_text<F: Family>(choice: &Choice<F>) -> &'static str {
     match choice.masquerade {
         Masquerade::IfNotLocal => "the backend is on this node, its answer returns here (P-4)",
-        Masquerade::No | Masquerade::Yes => "S-091",
+        Masquerade::No | Masquerade::IfUnseen | Masquerade::Yes => "S-091",
     }
 }
 
@@ -67,6 +67,7 @@ pub fn kept_text<F: Family>(choice: &Choice<F>) -> &'static str {
 pub fn snat_text<F: Family>(is_hairpin: bool, choice: &Choice<F>) -> &'static str {
     match (is_hairpin, choice.masquerade) {
         (true, _) => "the backend is the client itself (S-094)",
+        (false, Masquerade::IfUnseen) => "the answer would leave past our programs (P-4)",
         (false, Masquerade::IfNotLocal) => "the answer would not return by this node (P-4)",
         (false, _) => "S-091",
     }

@@ -137,6 +137,7 @@ pub fn diff<A: IpFamily>(
     }
     for prefix in &touched.prefixes {
         put_prefix(*prefix, cluster_ip::UNALLOCATED, desired, actual, &mut ops);
+        put_prefix(*prefix, cluster_ip::FRONTEND, desired, actual, &mut ops);
         if desired.prefix(prefix).is_none() && actual.prefixes.contains_key(prefix) {
             ops.push(Op::RemovePrefix(*prefix));
         }

@@ -295,7 +295,7 @@ impl<A: IpFamily> Family<A> {
 
     fn take_restored(&mut self) {
         let prefixes = self.actual.prefixes.iter();
-        let active = prefixes.filter(|(_, value)| **value == cluster_ip::ACTIVE);
+        let active = prefixes.filter(|(_, value)| **value != cluster_ip::UNALLOCATED);
         let active: Vec<_> = active.map(|(prefix, _)| *prefix).collect();
         self.kept
             .take_restored(&self.desired, &mut self.actual, active);

@@ -25,15 +25,19 @@ impl PacketSpec {
 
     /// The packet with its Ethernet header.
     pub fn bytes<F: CaseFamily>(&self) -> Vec<u8> {
-        let (destination, source) = if self.is_answer {
-            (THERE, HERE)
-        } else {
-            (HERE, THERE)
+        let (destination, source) = match (self.is_answer, self.frame) {
+            (true, _) => (THERE, HERE),
+            (false, Frame::Broadcast) => ([0xff; 6], THERE),
+            (false, Frame::Device | Frame::NotIp) => (HERE, THERE),
+        };
+        let ether_type = match self.frame {
+            Frame::NotIp => etherparse::EtherType::ARP,
+            Frame::Device | Frame::Broadcast => etherparse::EtherType(F::ETHERTYPE.get()),
         };
         let header = Ethernet2Header {
             source,
             destination,
-            ether_type: etherparse::EtherType(F::ETHERTYPE.get()),
+            ether_type,
         };
         let padding = vec![0; self.padding];
         [header.to_bytes().to_vec(), self.datagram::<F>(), padding].concat()

@@ -2,6 +2,7 @@
 
 use bytemuck::Zeroable;
 use proxy_common::flow::{Path, flags, path, seen};
+use proxy_common::interface::flags::TAKES_LARGER;
 use proxy_common::{Be16, Connection, FlowKey, Tuple, protocol};
 
 use super::world::{At, CaseFamily, GENERATION};
@@ -63,13 +64,13 @@ pub struct Flow {
 
 /// A path of `kind` by `ifindex`, with the usual MTU where it redirects.
 pub fn by(kind: u8, ifindex: u32) -> Path {
-    let mtu = super::world::DEVICES
-        .iter()
-        .find(|device| device.ifindex == ifindex)
-        .map_or(0, |device| device.mtu as u16);
+    let mut devices = super::world::DEVICES.iter();
+    let device = devices.find(|device| device.ifindex == ifindex);
+    let takes_larger = device.is_some_and(|device| device.flags & TAKES_LARGER != 0);
+    let mtu = device.map_or(0, |device| device.mtu as u16);
     Path {
         kind,
-        pad: 0,
+        takes_larger: u8::from(takes_larger),
         mtu,
         ifindex,
     }

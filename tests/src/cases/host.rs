@@ -9,7 +9,7 @@ use proxy_ebpf::pipeline::host::HostSteps;
 use proxy_ebpf::tables::host::HostTables;
 use proxy_ebpf::{Environment, Hook, Tables, Verdict};
 
-use super::packets::L3;
+use super::packets::{Frame, L3};
 use super::world::{At, CaseFamily, MARK, World, route};
 use super::{Case, Outcome};
 
@@ -110,9 +110,15 @@ pub fn send<F: CaseFamily>(
 pub fn run<F: CaseFamily>(case: &Case, hz: u32, now: u32) -> (Outcome, HostTables<F>) {
     let tables = case.world.tables::<F>(hz, now);
     let env = HostEnvironment::new(&case.world, case.hook, case.ifindex, now);
-    if case.mark & MARK != 0 && Tables::<F>::config(&tables).is_some() {
-        // The hook's own part: a packet that carries our mark does not come down the path.
-        let counters = [(proxy_common::Counter::Redirected, 1)].into();
+    let is_marked = case.mark & MARK != 0 && Tables::<F>::config(&tables).is_some();
+    // The hook's own part: what does not come down the path.
+    let reason = match case.packet.frame {
+        _ if is_marked => Some(proxy_common::Counter::Redirected),
+        Frame::NotIp => Some(proxy_common::Counter::NotIp),
+        Frame::Device | Frame::Broadcast => None,
+    };
+    if let Some(reason) = reason {
+        let counters = [(reason, 1)].into();
         let outcome = Outcome {
             verdict: Verdict::Pass,
             bytes: case.bytes::<F>(),

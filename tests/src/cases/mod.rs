@@ -77,6 +77,8 @@ pub struct Case {
 pub enum Families {
     /// IPv4 and IPv6.
     Both,
+    /// IPv4 only.
+    V4,
     /// IPv6 only.
     V6,
 }
@@ -155,7 +157,11 @@ impl Case {
 
     /// True if the case holds for `F`.
     pub fn holds_for<F: CaseFamily>(&self) -> bool {
-        self.families == Families::Both || F::VERSION == 6
+        match self.families {
+            Families::Both => true,
+            Families::V4 => F::VERSION == 4,
+            Families::V6 => F::VERSION == 6,
+        }
     }
 
     /// It is left alone, for this reason.

@@ -110,6 +110,19 @@ pub struct PacketSpec {
     pub is_answer: bool,
     /// Bytes behind the datagram, as Ethernet adds them to short ones.
     pub padding: usize,
+    /// Whom the frame is addressed to.
+    pub frame: Frame,
+}
+
+/// The Ethernet header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Frame {
+    /// To the device itself.
+    Device,
+    /// To everybody.
+    Broadcast,
+    /// Of another protocol than IP (ARP's number).
+    NotIp,
 }
 
 fn packet(src: At, dst: At, body: Body) -> PacketSpec {
@@ -124,6 +137,7 @@ fn packet(src: At, dst: At, body: Body) -> PacketSpec {
         part: None,
         is_answer: false,
         padding: 0,
+        frame: Frame::Device,
     }
 }
 

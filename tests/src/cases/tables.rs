@@ -65,6 +65,8 @@ impl World {
         tables
             .cluster_ips
             .insert((len, network), node::cluster_ip::UNALLOCATED);
+        let key = (<F::Addr as Address>::BITS, F::address(Role::Vip));
+        tables.cluster_ips.insert(key, node::cluster_ip::FRONTEND);
         let key = (<F::Addr as Address>::BITS, F::address(Role::OtherClusterIp));
         tables.cluster_ips.insert(key, node::cluster_ip::ACTIVE);
         for protocol in PROTOCOLS {

@@ -245,7 +245,7 @@ pub const DEVICES: [Device; 9] = [
     device(LOCAL, POD_SIDE, MTU, 0, Some(Role::PodGateway)),
     device(
         OVERLAY,
-        ATTACHED,
+        ATTACHED | interface::flags::TAKES_LARGER,
         OVERLAY_MTU,
         0,
         Some(Role::OverlayGateway),

@@ -50,7 +50,8 @@ impl Cover {
         self.cidrs.union(&self.outside).copied()
     }
 
-    fn has(&self, addr: IpAddr) -> bool {
+    /// True for an address in a ServiceCIDR.
+    pub fn has(&self, addr: IpAddr) -> bool {
         self.cidrs.iter().any(|net| net.contains(&addr))
     }
 }

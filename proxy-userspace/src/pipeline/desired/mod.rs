@@ -149,6 +149,8 @@ pub struct DesiredState<A: IpFamily> {
 struct PrefixUsers {
     cluster_ips: u32,
     service_cidrs: u32,
+    /// Frontends of load balancers and external IPs.
+    frontends: u32,
 }
 
 impl<A: IpFamily> Default for DesiredState<A> {
@@ -206,13 +208,13 @@ impl<A: IpFamily> DesiredState<A> {
     /// A ServiceCIDR came.
     pub fn add_service_cidr(&mut self, prefix: Prefix<A>, touched: &mut TouchedPorts<A>) {
         self.count_prefix(prefix, |users| users.service_cidrs += 1, touched);
-        self.cover_anew();
+        self.cover_anew(touched);
     }
 
     /// A ServiceCIDR went.
     pub fn remove_service_cidr(&mut self, prefix: Prefix<A>, touched: &mut TouchedPorts<A>) {
         self.count_prefix(prefix, |users| users.service_cidrs -= 1, touched);
-        self.cover_anew();
+        self.cover_anew(touched);
     }
 
     /// What the datapath's filter must let through.
@@ -233,9 +235,12 @@ impl<A: IpFamily> DesiredState<A> {
     /// The value of a prefix in CLUSTER_IPS.
     pub fn prefix(&self, prefix: &Prefix<A>) -> Option<u32> {
         let users = self.prefixes.get(prefix)?;
-        Some(match users.cluster_ips {
-            0 => cluster_ip::UNALLOCATED,
-            _ => cluster_ip::ACTIVE,
+        Some(if users.cluster_ips > 0 {
+            cluster_ip::ACTIVE
+        } else if users.service_cidrs > 0 || self.cover.has(prefix.addr.to_ip()) {
+            cluster_ip::UNALLOCATED
+        } else {
+            cluster_ip::FRONTEND
         })
     }
 
@@ -261,11 +266,19 @@ impl<A: IpFamily> DesiredState<A> {
             self.change_claims(frontend.key, touched, |claims| {
                 claims.remove(&port.claim(&name, frontend.kind));
             });
+            if has_own_address(frontend.kind) {
+                let prefix = Prefix::host(frontend.key.addr);
+                self.count_prefix(prefix, |users| users.frontends -= 1, touched);
+            }
         }
         for (frontend, port) in port.iter().flat_map(|port| port.claims()) {
             self.change_claims(frontend.key, touched, |claims| {
                 claims.insert(port.claim(&name, frontend.kind));
             });
+            if has_own_address(frontend.kind) {
+                let prefix = Prefix::host(frontend.key.addr);
+                self.count_prefix(prefix, |users| users.frontends += 1, touched);
+            }
         }
         if let Some(port) = port {
             self.ports.insert(name.clone(), port);
@@ -310,7 +323,8 @@ impl<A: IpFamily> DesiredState<A> {
         users
     }
 
-    fn cover_anew(&mut self) {
+    /// What follows from the ServiceCIDRs.
+    fn cover_anew(&mut self, touched: &mut TouchedPorts<A>) {
         let used = |users: fn(&PrefixUsers) -> u32| {
             let all = self.prefixes.iter();
             all.filter(move |(_, found)| users(found) > 0)
@@ -318,10 +332,16 @@ impl<A: IpFamily> DesiredState<A> {
         };
         let cidrs = used(|users| users.service_cidrs);
         let cidrs = cidrs.filter_map(Prefix::to_net).collect();
+        touched.prefixes.extend(used(|users| users.frontends));
         let addresses = used(|users| users.cluster_ips);
         self.cover
             .set_cidrs(cidrs, addresses.map(|prefix| prefix.addr.to_ip()));
     }
+}
+
+/// True for a frontend on an address that is neither a ClusterIP nor a node's.
+fn has_own_address(kind: FrontendKind) -> bool {
+    matches!(kind, FrontendKind::LoadBalancer | FrontendKind::ExternalIp)
 }
 
 impl<A: IpFamily> DesiredPort<A> {

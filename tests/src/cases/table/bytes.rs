@@ -26,9 +26,16 @@ fn options() -> Vec<Case> {
     }
     let many = syn(POD_AT, VIP).extras(Extras::TooMany);
     let foreign = many.clone().dst((Role::Foreign, PORT));
+    let balanced = many.clone().dst((Role::Vip, PORT));
     let rules = &["S-133"];
     for too_many in [
         case("more extension headers than we walk", rules, many).dropped(Unparsable),
+        case(
+            "too many extension headers to a load balancer's address",
+            rules,
+            balanced,
+        )
+        .dropped(Unparsable),
         case(
             "too many extension headers to a foreign host",
             rules,
@@ -69,6 +76,12 @@ fn fragments() -> Vec<Case> {
             later.clone(),
         )
         .flow(flow)
+        .dropped(FrontendFragment),
+        case(
+            "a later fragment to a load balancer's address",
+            &["S-131", "S-133"],
+            later.clone().dst((Role::Vip, PORT)),
+        )
         .dropped(FrontendFragment),
         case(
             "a foreign later fragment",
@@ -118,7 +131,23 @@ fn damaged() -> Vec<Case> {
         poke: Some((at, value)),
         ..case(name, &["S-133"], syn(POD_AT, VIP)).left_alone(BadHeader)
     };
+    let frame = |name: &str, frame, rules, to| {
+        let packet = PacketSpec {
+            frame,
+            ..syn(POD_AT, to)
+        };
+        case(name, rules, packet)
+    };
+    let unknown = (Role::ClusterIp, 81);
     vec![
+        frame("neither IPv4 nor IPv6", Frame::NotIp, &["P-14"], VIP).left_alone(NotIp),
+        frame(
+            "a broadcast frame is never answered",
+            Frame::Broadcast,
+            &["S-104"],
+            unknown,
+        )
+        .dropped(AnswerSuppressed),
         poked("an IP version that does not match the EtherType", 0, 0x55),
         poked("an IPv4 header of four words", 0, 0x44),
     ]
@@ -136,6 +165,13 @@ fn cut_short() -> Vec<Case> {
         };
         cases.push(cut(packet, "TCP", 20 - kept, ends));
         if kept < 15 {
+            let balanced = syn(POD_AT, (Role::Vip, PORT));
+            cases.push(cut(
+                balanced,
+                "a load balancer's TCP",
+                20 - kept,
+                &[Unparsable],
+            ));
             let foreign = syn(POD_AT, (Role::Foreign, PORT));
             cases.push(cut(foreign, "foreign TCP", 20 - kept, &[Truncated]));
         }

@@ -2,9 +2,9 @@
 
 use proxy_common::Counter::*;
 
-use super::super::case;
 use super::super::flows::{Flow, snat, stack};
 use super::super::packets::*;
+use super::super::{Families, case};
 use super::*;
 
 /// Bytes of transport that a short quote shows.
@@ -155,6 +155,10 @@ fn too_big() -> Vec<Case> {
             .flow(flow)
     };
     let fits = data.clone().len(1200);
+    // Without DF, as all fragments.
+    let fragment = udp(CLIENT_AT, NODE_AT).len(1440).part(0, true);
+    let mut narrow = flow.udp();
+    narrow.path.takes_larger = 0;
     // IPv6 with a header of 40 bytes: 1500 in all.
     let full = data.len(1440);
     vec![
@@ -177,6 +181,21 @@ fn too_big() -> Vec<Case> {
         ),
         case("a packet larger than the egress MTU is answered", &large)
             .answered(error_of(&large, IcmpKind::TooBig(mtu)), TooBig),
+        Case {
+            families: Families::V4,
+            ..case(
+                "a larger one that routers may fragment enters a tunnel that does so",
+                &fragment,
+            )
+        }
+        .flow(flow.udp())
+        .redirected(OVERLAY, out(&fragment), &[OriginalRedirect]),
+        case(
+            "a larger one that no tunnel fragments is answered",
+            &fragment,
+        )
+        .flow(narrow)
+        .answered(error_of(&fragment, IcmpKind::TooBig(mtu)), TooBig),
         segments(
             1380,
             case("segments that fit the egress MTU are redirected", &many),

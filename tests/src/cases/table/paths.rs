@@ -274,6 +274,7 @@ fn local_policy() -> Vec<Case> {
         ..with_backend(backend)
     };
     let outside = syn(CLIENT_AT, NODE_AT);
+    let dark = syn((Role::DarkClient, CLIENT_PORT), NODE_AT);
     let pod = syn(POD_AT, NODE_AT);
     let always = World {
         config_flags: MASQUERADE_ALWAYS,
@@ -295,8 +296,28 @@ fn local_policy() -> Vec<Case> {
             outside.clone(),
         )
         .ingress(UPLINK)
-        .world(always)
+        .world(always.clone())
         .passed(outside.dst(LOCAL_AT), &[NewFlow, OriginalStack]),
+        case(
+            "Local policy, but the reply would leave past our programs",
+            &["P-4"],
+            dark.clone(),
+        )
+        .ingress(UPLINK)
+        .world(world(Role::LocalBackend))
+        .redirected(
+            LOCAL,
+            dark.clone().src(SNAT_LOCAL_AT).dst(LOCAL_AT),
+            &[NewFlow, OriginalRedirect],
+        ),
+        case(
+            "the same as kube-proxy does it",
+            &["P-4", "S-081"],
+            dark.clone(),
+        )
+        .ingress(UPLINK)
+        .world(always.clone())
+        .passed(dark.dst(LOCAL_AT), &[NewFlow, OriginalStack]),
         case(
             "Local policy: a pod uses all endpoints, without SNAT",
             &["S-081"],
