@@ -41,6 +41,7 @@ pub mod flags {
     pub const NO_MAC: u32 = 1 << 4;
     /// It is a bridge.
     pub const BRIDGE: u32 = 1 << 5;
-    /// A tunnel that fragments its own packets where a larger one is sent through it: vxlan, geneve.
+    /// A tunnel that fragments its own packets where a larger one is sent through it: vxlan,
+    /// geneve.
     pub const TAKES_LARGER: u32 = 1 << 6;
 }

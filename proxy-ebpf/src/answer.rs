@@ -6,8 +6,8 @@ use proxy_common::{Address, Be16, Be32, Counter, protocol};
 use crate::wire::{checksum, ethernet, icmp, ipv4, ipv6, tcp};
 use crate::{Answer, Family, Packet, Stop};
 
-/// Not answered: multicast at either layer (RFC 1122 section 3.2.2), an error about an error, options
-/// we do not quote.
+/// Not answered: multicast at either layer (RFC 1122 section 3.2.2), an error about an error,
+/// options we do not quote.
 const SUPPRESSED: Stop = Stop::Drop(Counter::AnswerSuppressed);
 /// TTL of answers (the IANA default).
 const TTL: u8 = 64;

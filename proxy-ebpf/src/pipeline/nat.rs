@@ -15,6 +15,10 @@ use crate::wire::checksum::{self, Delta};
 use crate::wire::{icmp, ipv4, ipv6, tcp, udp};
 use crate::{Environment, Family, Packet, Stop, Tables};
 
+mod way_back;
+
+use way_back::{leaves_unseen, returns_here};
+
 /// Where a new flow's source port comes from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SourcePort {
@@ -106,10 +110,7 @@ where
             Masquerade::Yes => true,
             Masquerade::No => false,
             Masquerade::IfNotLocal => !returns_here(tables, env, headers, to),
-            Masquerade::IfUnseen => {
-                let out = answers_leave_by(env, headers, to);
-                out.is_some_and(|ifindex| !is_attached(tables, ifindex))
-            }
+            Masquerade::IfUnseen => leaves_unseen(tables, env, headers, to),
         }
 }
 
@@ -165,40 +166,6 @@ where
         }
         _ => 0,
     }
-}
-
-/// True if the backend's answer to the client leaves by an interface with our programs, and by the
-/// one that an answer of the frontend itself would take: a policy route for the frontend's address
-/// says where its clients are (P-4).
-#[inline(always)]
-fn returns_here<F, T, E>(tables: &T, env: &E, headers: &Headers<F>, to: &Tuple<F::Addr>) -> bool
-where
-    F: Family,
-    T: Tables<F>,
-    E: Environment<F>,
-{
-    let of_backend = answers_leave_by(env, headers, to);
-    of_backend == answers_leave_by(env, headers, &headers.tuple)
-        && of_backend.is_some_and(|ifindex| is_attached(tables, ifindex))
-}
-
-/// The interface that answers to a packet with `tuple` leave by.
-#[inline(always)]
-fn answers_leave_by<F: Family, E: Environment<F>>(
-    env: &E,
-    headers: &Headers<F>,
-    tuple: &Tuple<F::Addr>,
-) -> Option<u32> {
-    env.route(&RouteQuery {
-        tuple: tuple.reversed(),
-        protocol: headers.protocol,
-    })
-}
-
-#[inline(always)]
-fn is_attached<F: Family, T: Tables<F>>(tables: &T, ifindex: u32) -> bool {
-    let found = tables.interface(ifindex);
-    found.is_some_and(|found| found.flags & interface::flags::ATTACHED != 0)
 }
 
 /// Rewritten whole and sent out by redirect, both ways (P-2, P-6, P-7, P-8).

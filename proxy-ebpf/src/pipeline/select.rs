@@ -53,8 +53,8 @@ pub enum Masquerade {
     /// S-091 says SNAT, but the answer of a backend on this node comes back here anyway: kept
     /// under `--masquerade=needed` where the return path allows it (P-4).
     IfNotLocal,
-    /// S-091 keeps the source; SNAT only where the answer of a backend on this node would leave past
-    /// our programs, and so untranslated (P-4).
+    /// S-091 keeps the source; SNAT only where the answer of a backend on this node would leave
+    /// past our programs, and so untranslated (P-4).
     IfUnseen,
     /// SNAT.
     Yes,

@@ -11,7 +11,14 @@ use super::*;
 const SHORT: usize = 8;
 
 pub fn cases() -> Vec<Case> {
-    [translated(), last_hop(), too_big(), others()].concat()
+    [
+        translated(),
+        last_hop(),
+        too_big(),
+        too_big_fragments(),
+        others(),
+    ]
+    .concat()
 }
 
 fn router() -> At {
@@ -155,10 +162,6 @@ fn too_big() -> Vec<Case> {
             .flow(flow)
     };
     let fits = data.clone().len(1200);
-    // Without DF, as all fragments.
-    let fragment = udp(CLIENT_AT, NODE_AT).len(1440).part(0, true);
-    let mut narrow = flow.udp();
-    narrow.path.takes_larger = 0;
     // IPv6 with a header of 40 bytes: 1500 in all.
     let full = data.len(1440);
     vec![
@@ -181,21 +184,6 @@ fn too_big() -> Vec<Case> {
         ),
         case("a packet larger than the egress MTU is answered", &large)
             .answered(error_of(&large, IcmpKind::TooBig(mtu)), TooBig),
-        Case {
-            families: Families::V4,
-            ..case(
-                "a larger one that routers may fragment enters a tunnel that does so",
-                &fragment,
-            )
-        }
-        .flow(flow.udp())
-        .redirected(OVERLAY, out(&fragment), &[OriginalRedirect]),
-        case(
-            "a larger one that no tunnel fragments is answered",
-            &fragment,
-        )
-        .flow(narrow)
-        .answered(error_of(&fragment, IcmpKind::TooBig(mtu)), TooBig),
         segments(
             1380,
             case("segments that fit the egress MTU are redirected", &many),
@@ -206,6 +194,39 @@ fn too_big() -> Vec<Case> {
             case("segments larger than the egress MTU are answered", &many),
         )
         .answered(error_of(&many, IcmpKind::TooBig(mtu)), TooBig),
+    ]
+}
+
+/// Without DF, as all fragments.
+fn too_big_fragments() -> Vec<Case> {
+    let gateway = (Role::OverlayGateway, SNAT_PORT);
+    let backend = (Role::OverlayBackend, TARGET);
+    let flow = snat(CLIENT_AT, NODE_AT, gateway, backend, [OVERLAY, UPLINK]).udp();
+    let fragment = udp(CLIENT_AT, NODE_AT).len(1440).part(0, true);
+    let mut narrow = flow;
+    narrow.path.takes_larger = 0;
+    let out = fragment.clone().src(gateway).dst(backend);
+    let too_big = IcmpKind::TooBig(OVERLAY_MTU as u16);
+    vec![
+        Case {
+            families: Families::V4,
+            ..case(
+                "a larger one that routers may fragment enters a tunnel that does so",
+                &["P-3", "S-131"],
+                fragment.clone(),
+            )
+        }
+        .ingress(UPLINK)
+        .flow(flow)
+        .redirected(OVERLAY, out, &[OriginalRedirect]),
+        case(
+            "a larger one that no tunnel fragments is answered",
+            &["P-3", "S-131"],
+            fragment.clone(),
+        )
+        .ingress(UPLINK)
+        .flow(narrow)
+        .answered(error_of(&fragment, too_big), TooBig),
     ]
 }
 

@@ -16,6 +16,7 @@ pub fn cases() -> Vec<Case> {
         endings(),
         resets(),
         anew(),
+        stays(),
         expired(),
         clashes(),
         snat_ports(),
@@ -268,9 +269,6 @@ fn anew() -> Vec<Case> {
     let remote = || with_backend(Role::RemoteBackend);
     let packet = syn(POD_AT, VIP);
     let datagram = udp(POD_AT, VIP);
-    let data = tcp(POD_AT, VIP, ACK);
-    let chunk = sctp(POD_AT, VIP);
-    let same_port = (Role::LocalBackend, PORT);
     let closed = pod_flow().closed(RST_ORIGINAL);
     let moved = Flow {
         generation: GENERATION - 1,
@@ -303,6 +301,15 @@ fn anew() -> Vec<Case> {
             &[Redecided, NewFlow, OriginalStack],
         )
         .leaves(&[tcp_flow.udp()]),
+    ]
+}
+
+fn stays() -> Vec<Case> {
+    let remote = || with_backend(Role::RemoteBackend);
+    let data = tcp(POD_AT, VIP, ACK);
+    let chunk = sctp(POD_AT, VIP);
+    let same_port = (Role::LocalBackend, PORT);
+    vec![
         case(
             "TCP whose backend is gone stays with it",
             &["S-125"],
