@@ -1,7 +1,7 @@
 use std::net::IpAddr;
 
 use proxy_common::interface::flags::{
-    ATTACHED, BRIDGE, BRIDGE_REDIRECT, DETECTED, NO_MAC, POD_SIDE,
+    ATTACHED, BRIDGE, BRIDGE_REDIRECT, DETECTED, NO_MAC, POD_SIDE, TAKES_LARGER,
 };
 
 use super::{Detect, Link, LinkAddress, Plan, Route, Rules, Snapshot, local_addresses, plan};
@@ -238,7 +238,7 @@ fn vxlan_device_is_attached_with_its_own_address() {
         .address(7, "10.244.1.0/32");
     let node = node.gateway(7, "10.244.2.0/24", None);
     let plan = node.plan(&Rules::default())(7);
-    assert_eq!(flags(&plan), ATTACHED);
+    assert_eq!(flags(&plan), ATTACHED | TAKES_LARGER);
     assert_eq!(addr4(&plan), ip("10.244.1.0"));
 }
 

@@ -273,7 +273,8 @@ fn bad_entries_are_left_out_one_by_one() {
     ]);
     let expected = "frontend 10.96.1.1:80/TCP ClusterIp cluster=[10.4.1.1:8080]\n\
                     frontend 198.51.100.7:80/TCP ExternalIp cluster=[10.4.1.1:8080]\n\
-                    cluster-ip 10.96.1.1/32 active\n";
+                    cluster-ip 10.96.1.1/32 active\n\
+                    cluster-ip 198.51.100.7/32 frontend\n";
     assert_eq!(dump(&world.maps), expected);
     assert_eq!(world.agent.problems()[&object_name("web")].len(), 3);
 }
