@@ -32,8 +32,11 @@ pub use port_filter::Side;
 pub use reasons::Counter;
 pub use socket::{SocketEntry, SocketKey};
 
-/// Version of this ABI. An agent that finds pins of another version migrates or refuses them.
+/// Version of this ABI. An agent that finds pins of another version converts or refuses them.
 pub const ABI_VERSION: u32 = 1;
+/// The oldest version that can be converted to this one and back: since then fields came and went,
+/// but none has changed its meaning.
+pub const ABI_OLDEST: u32 = 1;
 
 /// IP protocol numbers (IANA).
 pub mod protocol {

@@ -3,6 +3,7 @@
 mod answers;
 pub mod config_file;
 mod health;
+mod lookout;
 mod node_wait;
 mod setup;
 pub mod socket;
@@ -18,6 +19,7 @@ use tokio::time::{Instant, sleep_until};
 
 use self::config_file::ConfigFile;
 use self::health::{HealthError, HealthSide};
+use self::lookout::Lookout;
 use self::node_wait::{NodeError, NodeWait};
 use self::socket::Request;
 use crate::config::AgentOptions;
@@ -91,6 +93,8 @@ pub struct RunOptions {
     pub ready_file: Option<PathBuf>,
     /// The configuration file, as it was read.
     pub config: Option<ConfigFile>,
+    /// For tests: SIGKILL after so many writes that follow the first complete programming.
+    pub kill_after_writes: Option<u64>,
 }
 
 /// Everything that can happen to an agent.
@@ -104,6 +108,8 @@ enum Event {
     ReadInterfaces,
     /// The reconciler wanted to be called.
     Wakeup,
+    /// It is time to look whether the kernel holds what it should.
+    Audit,
     /// Somebody asks.
     Asked(Request),
     /// SIGTERM or SIGINT.
@@ -127,6 +133,7 @@ pub async fn run(options: AgentOptions, run_options: RunOptions) -> Result<(), A
                 agent.read_interfaces().await;
             }
             Event::Wakeup => agent.reconcile(),
+            Event::Audit => agent.audit(),
             Event::Asked(request) => agent.answer(request),
             Event::Stop => {
                 tracing::info!("stopped; the datapath stays in place");
@@ -141,6 +148,7 @@ struct Agent {
     rules: Rules,
     ready_file: Option<PathBuf>,
     config: Option<ConfigFile>,
+    kill_after_writes: Option<u64>,
     has_socket_lb: bool,
     destroyer: Option<Destroyer>,
 
@@ -162,6 +170,7 @@ struct Agent {
     next_read: Instant,
     requests: mpsc::Receiver<Request>,
     health: HealthSide,
+    lookout: Lookout,
     terminate: Signal,
     interrupt: Signal,
 }
@@ -198,6 +207,7 @@ impl Agent {
         let snapshot = reader.snapshot().await?;
         datapath.start_interfaces(&mut maps, interfaces::plan(&snapshot, &rules));
         datapath.attach_sockets()?;
+        datapath.finish_exchange()?;
         let has_socket_lb = settings.socket_lb != SocketLb::Off;
         let node_name = settings.node_name.clone();
         let events = Events::to_servers(clients, node_name.clone());
@@ -211,6 +221,7 @@ impl Agent {
             rules,
             ready_file: run_options.ready_file,
             config: run_options.config,
+            kill_after_writes: run_options.kill_after_writes,
             node_wait: NodeWait::new(setup::needs(&settings), settings.ipv6),
             node_source: setup::node_source(&options.source),
             waits_until: None,
@@ -220,6 +231,7 @@ impl Agent {
             reconciler: Reconciler::restore(settings, &maps),
             requests,
             health,
+            lookout: Lookout::new(events, options.audit_period),
             datapath,
             maps,
             is_ready: false,
@@ -249,6 +261,7 @@ impl Agent {
             changed = self.changes.next() => Event::Interfaces(changed),
             Some(request) = self.requests.recv() => Event::Asked(request),
             () = at(wakeup) => Event::Wakeup,
+            () = sleep_until(self.lookout.next) => Event::Audit,
             _ = self.objects.recv_many(&mut self.batch, BATCH_MAX) => Event::Objects,
         }
     }
@@ -269,6 +282,7 @@ impl Agent {
         }
         let report = self.reconciler.reconcile(&mut self.maps, now);
         self.health.reconciled(&self.reconciler, now.elapsed());
+        self.tell_room(report.full);
         if report != Report::default() {
             let Report {
                 writes,
@@ -288,6 +302,10 @@ impl Agent {
         }
         if is_first && report.failed == 0 {
             self.is_ready = true;
+            if let Some(more) = self.kill_after_writes {
+                tracing::warn!(more, "a test ends this agent after so many writes");
+                self.maps.writes().kill_after(more);
+            }
             tracing::info!("ready: Services and EndpointSlices are programmed");
             if let Some(path) = &self.ready_file
                 && let Err(error) = std::fs::write(path, [])

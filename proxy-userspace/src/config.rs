@@ -17,6 +17,7 @@ use proxy_common::config::Timeouts;
 
 pub use given::{DetectMode, Given, LogFormat};
 
+use crate::datapath::catalog::MapSizes;
 use crate::datapath::conntrack_sysctls::ConntrackWishes;
 use crate::health::BindFailure;
 use crate::ip_text::parse_ip;
@@ -29,8 +30,6 @@ const HEALTHZ_PORT: u16 = 10_256;
 const METRICS_PORT: u16 = 10_249;
 /// Among the last that the kernel ends for want of memory, as kube-proxy.
 const OOM_SCORE_ADJ: i32 = -999;
-/// Flows below which connections would be lost in normal use.
-const FLOWS_MIN: u32 = 1024;
 
 /// Everything the agent is told.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -48,8 +47,10 @@ pub struct AgentOptions {
     pub bpffs: PathBuf,
     /// The cgroup of the socket hooks.
     pub cgroup: PathBuf,
-    /// Entries of FLOWS4 and of FLOWS6.
-    pub max_flows: u32,
+    /// Sizes of maps.
+    pub sizes: MapSizes,
+    /// Between two audits of what is in the kernel.
+    pub audit_period: Duration,
     /// Where /healthz is served.
     pub healthz: Option<SocketAddr>,
     /// Where /metrics is served.
@@ -206,12 +207,11 @@ pub fn resolve(given: Given, machine: &Machine) -> Result<AgentOptions, ConfigEr
         ..settings(&given, &mut warnings)?
     };
     families::check(&settings, &mut warnings)?;
-    let max_flows = kernel::max_flows(&given, machine.cpus);
-    if max_flows < FLOWS_MIN {
-        return Err(wrong(
-            "max-flows",
-            &format!("at least {FLOWS_MIN} are needed"),
-        ));
+    let sizes = kernel::sizes(&given, machine.cpus)?;
+    let audit_period = given.audit_period.as_deref().unwrap_or("5m");
+    let audit_period = text::duration(audit_period).map_err(named("audit-period"))?;
+    if audit_period.is_zero() {
+        return Err(wrong("audit-period", "must be longer than 0"));
     }
     Ok(AgentOptions {
         settings,
@@ -241,7 +241,8 @@ pub fn resolve(given: Given, machine: &Machine) -> Result<AgentOptions, ConfigEr
         interfaces: given.interfaces.unwrap_or_default(),
         bpffs: given.bpffs.unwrap_or_else(|| "/sys/fs/bpf".into()),
         cgroup: given.cgroup.unwrap_or_else(|| "/sys/fs/cgroup".into()),
-        max_flows,
+        sizes,
+        audit_period,
         sync_period,
         min_sync_period,
         log_format: given.log_format.unwrap_or_default(),

@@ -97,6 +97,26 @@ fn links(place: &Place) -> BTreeMap<String, (u32, u32)> {
     ids.collect()
 }
 
+/// Lets the next start be that of another build.
+fn forget_build(place: &Place) {
+    let pins = Pins::at(place.bpffs());
+    pins.remove(PinKind::Programs, "BUILD").unwrap();
+}
+
+#[test]
+fn program_of_a_stranger_is_not_adopted() {
+    let place = Place::enter();
+    drop(start(&place, TcChoice::Auto));
+    let pins = Pins::at(place.bpffs());
+    let other = pins.open(PinKind::Programs, "connect6").unwrap().unwrap();
+    pins.replace(PinKind::Programs, "connect4", other.as_fd())
+        .unwrap();
+    let (datapath, _maps) = start(&place, TcChoice::Auto);
+    let program = datapath.programs().get("connect4");
+    let ids = [program, other.as_fd()].map(|fd| sys::object_id(fd).unwrap());
+    assert_ne!(ids[0], ids[1]);
+}
+
 #[test]
 fn restart_adopts_maps_and_swaps_programs_behind_the_same_links() {
     rules(&["S-178"]);
@@ -113,6 +133,9 @@ fn restart_adopts_maps_and_swaps_programs_behind_the_same_links() {
     drop((datapath, maps));
     assert_eq!(links(&place), before, "everything outlives the agent");
 
+    drop(start(&place, TcChoice::Tcx));
+    assert_eq!(links(&place), before, "the same build is adopted");
+    forget_build(&place);
     let (_datapath, maps) = start(&place, TcChoice::Tcx);
     let after = links(&place);
     assert_eq!(FamilyMaps::<Addr4>::frontend_ids(&maps), [(key(1), 7)]);
@@ -231,6 +254,7 @@ fn clsact_filters_are_replaced_in_place_and_cleaned_up() {
     let first = show();
     assert_eq!(first.matches("handle").count(), 1, "{first}");
 
+    forget_build(&place);
     drop(start(&place, TcChoice::Clsact));
     let second = show();
     assert_eq!(second.matches("handle").count(), 1, "{second}");

@@ -8,6 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use proxy_userspace::datapath::maps::KernelMaps;
+use proxy_userspace::datapath::pin::Pins;
 use serde_json::Value;
 
 use crate::manifests::Manifests;
@@ -33,6 +35,8 @@ pub struct Agent {
     child: Option<Child>,
     node: Node,
     log: PathBuf,
+    /// Made by the agent when everything is programmed.
+    ready: PathBuf,
     arguments: Vec<String>,
 }
 
@@ -76,10 +80,17 @@ impl Agent {
             .into_iter()
             .flat_map(|(flag, value)| [flag.to_owned(), value]);
         let own = arguments.iter().map(|&argument| argument.to_owned());
+        let file = |kind| {
+            cluster
+                .sandbox()
+                .dir()
+                .join(format!("{}.{kind}", node.name))
+        };
         let mut agent = Self {
             child: None,
             node: node.clone(),
-            log: cluster.sandbox().dir().join(format!("{}.log", node.name)),
+            log: file("log"),
+            ready: file("ready"),
             arguments: common.chain(own).collect(),
         };
         agent.run()?;
@@ -88,17 +99,38 @@ impl Agent {
 
     /// Starts the agent again, after [`Self::stop`] or [`Self::kill`], and waits for it.
     pub fn run(&mut self) -> Result<()> {
+        self.run_with(&[])
+    }
+
+    /// As [`Self::run`], this once with further arguments.
+    pub fn run_with(&mut self, more: &[&str]) -> Result<()> {
+        self.begin(more)?;
+        self.await_ready()
+    }
+
+    /// Starts the agent again, and does not wait for it.
+    pub fn begin(&mut self, more: &[&str]) -> Result<()> {
+        self.kill()?;
+        if self.ready.exists() {
+            fs::remove_file(&self.ready)?;
+        }
         let log = fs::File::options()
             .create(true)
             .append(true)
             .open(&self.log)?;
         let mut command = Command::new(binary()?);
-        command.arg("agent").args(&self.arguments);
+        command.arg("agent").args(&self.arguments).args(more);
+        command.arg("--ready-file").arg(&self.ready);
         command
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
         self.child = Some(self.place().spawn(&mut command)?);
+        Ok(())
+    }
+
+    /// Waits until everything is programmed.
+    pub fn await_ready(&mut self) -> Result<()> {
         let ready = eventually(READY, || self.ready());
         ready
             .and_then(|state| match state {
@@ -110,12 +142,43 @@ impl Agent {
 
     /// Asks the agent to end, and waits for it. Maps and programs stay.
     pub fn stop(&mut self) -> Result<()> {
-        self.end(Signal::SIGTERM)
+        let status = self.end(Signal::SIGTERM)?;
+        ensure!(status.success(), "{status} after SIGTERM");
+        Ok(())
     }
 
     /// Ends the agent without asking.
     pub fn kill(&mut self) -> Result<()> {
-        self.end(Signal::SIGKILL)
+        self.end(Signal::SIGKILL).map(drop)
+    }
+
+    /// Gives one of its flags another value, from the next start on.
+    pub fn set(&mut self, flag: &str, value: &str) -> Result<()> {
+        let at = self.arguments.iter().position(|it| it == flag);
+        let at = at.with_context(|| format!("{flag} is not given"))?;
+        value.clone_into(&mut self.arguments[at + 1]);
+        Ok(())
+    }
+
+    /// What another agent with the same arguments says, which ends by itself with an error.
+    pub fn refusal(&self) -> Result<String> {
+        let words: Vec<&str> = ["agent"]
+            .into_iter()
+            .chain(self.arguments.iter().map(String::as_str))
+            .collect();
+        match self.shunt(&words) {
+            Ok(output) => bail!("it ended well: {output}"),
+            Err(error) => Ok(format!("{error:#}")),
+        }
+    }
+
+    /// Waits until the agent ends by itself, and says how.
+    pub fn await_end(&mut self) -> Result<ExitStatus> {
+        let child = self.child.as_mut().context("it was not started")?;
+        let ended = eventually(READY, || child.try_wait()?.context("the agent still runs"));
+        let status = ended.with_context(|| self.log_tail())?;
+        self.child = None;
+        Ok(status)
     }
 
     /// What `shunt status` says.
@@ -127,6 +190,11 @@ impl Agent {
     /// Runs `shunt cleanup` on the node.
     pub fn cleanup(&self) -> Result<()> {
         self.shunt(&["cleanup", "--bpffs", &self.bpffs()]).map(drop)
+    }
+
+    /// The maps that it pinned, as they are.
+    pub fn maps(&self) -> Result<KernelMaps> {
+        Ok(KernelMaps::open(&Pins::at(&self.node.bpffs))?)
     }
 
     /// The folder that its agent was told to pin below.
@@ -149,9 +217,14 @@ impl Agent {
         self.node.netns.run(&words)
     }
 
+    /// Its log, of all its lives.
+    pub fn log(&self) -> Result<String> {
+        Ok(fs::read_to_string(&self.log)?)
+    }
+
     /// The last lines of its log.
     pub fn log_tail(&self) -> String {
-        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let log = self.log().unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
     }
@@ -166,18 +239,17 @@ impl Agent {
         if let Some(status) = child.try_wait()? {
             return Ok(State::Ended(status));
         }
-        let status = self.status()?;
-        ensure!(status["synced"] == true, "it is not synced");
+        ensure!(self.ready.exists(), "it is not synced");
         Ok(State::Synced)
     }
 
-    fn end(&mut self, signal: Signal) -> Result<()> {
+    /// Success where none runs.
+    fn end(&mut self, signal: Signal) -> Result<ExitStatus> {
         let Some(mut child) = self.child.take() else {
-            return Ok(());
+            return Ok(ExitStatus::default());
         };
         kill(Pid::from_raw(child.id().try_into()?), signal)?;
-        child.wait()?;
-        Ok(())
+        Ok(child.wait()?)
     }
 }
 

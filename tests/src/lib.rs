@@ -7,7 +7,9 @@
 
 pub mod agent;
 pub mod cases;
+pub mod fake_api;
 pub mod lab;
+pub mod load;
 pub mod manifests;
 pub mod model;
 pub mod net;

@@ -41,6 +41,8 @@ impl Agent {
             interfaces: self.datapath.interface_status(),
             rejected: self.rejected(),
             problems: self.problems(),
+            writes: self.maps.writes_done(),
+            drift: self.lookout.drift,
             ..Status::of_maps(&self.maps, self.datapath.features().clone())
         }
     }
@@ -71,6 +73,12 @@ impl Agent {
                 });
             }
         }
+        let missing = self.reconciler.missing_cluster_ips().into_iter();
+        all.extend(missing.map(|(prefix, obstacle)| ProblemView {
+            service: prefix,
+            problem: obstacle.to_string(),
+        }));
+        all.extend(self.lookout.problems(&self.node_name));
         let kept = self.reconciler.kept_frontends();
         all.extend(kept.into_iter().map(|(addr, protocol)| ProblemView {
             service: format!("{addr}/{}", protocol_name(protocol)),

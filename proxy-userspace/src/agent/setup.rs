@@ -6,7 +6,6 @@ use super::node_wait::{Needs, Source as NodeSource};
 use super::socket::{self, Request};
 use super::{AgentError, RunOptions};
 use crate::config::AgentOptions;
-use crate::datapath::catalog::MapSizes;
 use crate::datapath::conntrack_sysctls::{self, Roots};
 use crate::datapath::udp_sockets::Destroyer;
 use crate::datapath::{Datapath, DatapathOptions};
@@ -83,10 +82,7 @@ pub fn datapath_options(options: &AgentOptions, run_options: &RunOptions) -> Dat
         bpffs: options.bpffs.clone(),
         cgroup: Some(options.cgroup.clone()).filter(|_| !is_off),
         tc: run_options.tc,
-        sizes: MapSizes {
-            flows: options.max_flows,
-            ..MapSizes::default()
-        },
+        sizes: options.sizes,
         ..DatapathOptions::default()
     }
 }

@@ -7,9 +7,9 @@ use proxy_common::{ABI_VERSION, Addr4, Addr6, Config, interface::Interface};
 use serde::{Deserialize, Serialize};
 
 use super::view::{self, FrontendView};
-use crate::datapath::InterfaceStatus;
 use crate::datapath::features::Features;
 use crate::datapath::maps::KernelMaps;
+use crate::datapath::{InterfaceStatus, interface_name};
 use crate::maps::Maps as _;
 
 /// Everything that `shunt status` says.
@@ -42,6 +42,10 @@ pub struct Status {
     pub rejected: Vec<RejectedView>,
     /// What of Services and their slices is not served, and why.
     pub problems: Vec<ProblemView>,
+    /// Map writes of the agent since its start.
+    pub writes: u64,
+    /// Repairs of what somebody else has changed in the kernel, since the agent's start.
+    pub drift: u64,
     /// Counters that are not zero.
     pub counters: BTreeMap<String, u64>,
 }
@@ -113,6 +117,8 @@ impl Status {
             backends: distinct_backends(&frontends),
             rejected: Vec::new(),
             problems: Vec::new(),
+            writes: 0,
+            drift: 0,
             counters: view::counters(maps),
         }
     }
@@ -135,9 +141,8 @@ fn distinct_backends(frontends: &[FrontendView]) -> usize {
 
 /// An interface as the map has it; `None` if it is gone.
 fn interface((ifindex, entry): &(u32, Interface)) -> Option<InterfaceStatus> {
-    let name = nix::net::if_::if_indextoname(*ifindex).ok()?;
     Some(InterfaceStatus {
-        name: name.into_string().ok()?,
+        name: interface_name(*ifindex)?,
         ifindex: *ifindex,
         attached: entry.flags & flags::ATTACHED != 0,
         pod_side: entry.flags & flags::POD_SIDE != 0,

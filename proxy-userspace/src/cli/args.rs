@@ -53,6 +53,10 @@ pub struct AgentArgs {
     /// Make this file when everything is programmed
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
+    /// For tests: SIGKILL after so many map writes that follow the first complete programming
+    #[arg(long, hide = true, value_name = "COUNT")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    pub kill_after_writes: Option<u64>,
     /// As kube-proxy's flag: `shunt cleanup`
     #[arg(long, hide = true)]
     pub cleanup: bool,

@@ -27,6 +27,7 @@ pub fn agent(args: AgentArgs) -> anyhow::Result<()> {
         tc: args.tc,
         ready_file: args.ready_file,
         config: path.map(ConfigFile::read),
+        kill_after_writes: args.kill_after_writes,
     };
     let options = config::load(args.given, path, &machine)?;
     start_log(&options)?;

@@ -74,6 +74,15 @@ pub struct Given {
     /// Connections that are remembered, per address family
     #[arg(long, value_name = "COUNT")]
     pub max_flows: Option<u32>,
+    /// Frontends (addresses and ports that clients dial) that there is room for, per address family
+    #[arg(long, value_name = "COUNT")]
+    pub max_services: Option<u32>,
+    /// Backends that there is room for, per address family; of each service port its own
+    #[arg(long, value_name = "COUNT")]
+    pub max_endpoints: Option<u32>,
+    /// Between two comparisons of what is in the kernel with what should be [default: 5m]
+    #[arg(long, value_name = "DURATION")]
+    pub audit_period: Option<String>,
     /// Idle time after which an established TCP connection is forgotten [default: 24h]
     #[arg(
         long,
@@ -210,6 +219,9 @@ impl Given {
             nodeport_addresses: self.nodeport_addresses.or(other.nodeport_addresses),
             snat_ports: self.snat_ports.or(other.snat_ports),
             max_flows: self.max_flows.or(other.max_flows),
+            max_services: self.max_services.or(other.max_services),
+            max_endpoints: self.max_endpoints.or(other.max_endpoints),
+            audit_period: self.audit_period.or(other.audit_period),
             tcp_established_timeout: self
                 .tcp_established_timeout
                 .or(other.tcp_established_timeout),

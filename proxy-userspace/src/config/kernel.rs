@@ -1,6 +1,7 @@
-//! Options about the kernel's own connection tracking, which also size ours.
+//! Options about the kernel's own connection tracking, and about the sizes of our maps.
 
-use super::{ConfigError, Given, named, text};
+use super::{ConfigError, Given, named, text, wrong};
+use crate::datapath::catalog::MapSizes;
 use crate::datapath::conntrack_sysctls::{ConntrackWishes, Wish};
 
 /// S-184.
@@ -36,8 +37,45 @@ pub fn conntrack(given: &Given) -> Result<ConntrackWishes, ConfigError> {
     })
 }
 
+/// Flows below which connections would be lost in normal use.
+const FLOWS_MIN: u32 = 1024;
+/// Frontends and backends below which no cluster can be served.
+const SERVICES_MIN: u32 = 16;
+/// Elements of SLOTS for each frontend: the head of its region, twice while it is replaced.
+const SLOTS_PER_FRONTEND: u32 = 8;
+/// Elements of SLOTS for each backend: half of one in a region, twice while it is replaced, and
+/// that for two frontends.
+const SLOTS_PER_BACKEND: u32 = 2;
+/// The kernel's own limit is 4 GiB; nobody needs as much.
+const SIZE_MAX: u32 = 1 << 24;
+
+/// The sizes of maps.
+pub fn sizes(given: &Given, cpus: u32) -> Result<MapSizes, ConfigError> {
+    let checked = |option, count: u32, least: u32| match count {
+        count if count < least => Err(wrong(option, &format!("at least {least} are needed"))),
+        count if count > SIZE_MAX => {
+            Err(wrong(option, &format!("at most {SIZE_MAX} are possible")))
+        }
+        count => Ok(count),
+    };
+    let default = MapSizes::default();
+    let services = given.max_services.unwrap_or(default.frontends);
+    let endpoints = given.max_endpoints.unwrap_or(default.backends);
+    let frontends = checked("max-services", services, SERVICES_MIN)?;
+    let backends = checked("max-endpoints", endpoints, SERVICES_MIN)?;
+    Ok(MapSizes {
+        frontends,
+        backends,
+        slots: frontends * SLOTS_PER_FRONTEND + backends * SLOTS_PER_BACKEND,
+        flows: checked("max-flows", max_flows(given, cpus), FLOWS_MIN)?,
+        cluster_ips: frontends * 2,
+        source_ranges: frontends,
+        ..default
+    })
+}
+
 /// The size of the kernel's table is a wish for ours too.
-pub fn max_flows(given: &Given, cpus: u32) -> u32 {
+fn max_flows(given: &Given, cpus: u32) -> u32 {
     let scaled = given
         .conntrack_max_per_core
         .unwrap_or(0)

@@ -165,13 +165,13 @@ fn flag_wins_over_shunt_document_wins_over_kube_proxy_document() {
     let from_file = options("", &file).unwrap();
     assert_eq!(from_file.selection.node_name, "b");
     assert_eq!(
-        (from_file.max_flows, from_file.settings.socket_lb),
+        (from_file.sizes.flows, from_file.settings.socket_lb),
         (5000, SocketLb::Host)
     );
     let both = options("--node-name c --max-flows=6000", &file).unwrap();
     assert_eq!(both.selection.node_name, "c");
     assert_eq!(
-        (both.max_flows, both.settings.socket_lb),
+        (both.sizes.flows, both.settings.socket_lb),
         (6000, SocketLb::Host)
     );
     assert_eq!(
@@ -408,8 +408,11 @@ fn values_are_read_in_all_their_forms() {
 #[test]
 fn conntrack_limits_size_the_flow_tables() {
     let file = kube_proxy("conntrack: {maxPerCore: 32768, min: 131072}");
-    assert_eq!(options("", &file).unwrap().max_flows, 131_072);
-    assert_eq!(options("--max-flows 4096", &file).unwrap().max_flows, 4096);
+    assert_eq!(options("", &file).unwrap().sizes.flows, 131_072);
+    assert_eq!(
+        options("--max-flows 4096", &file).unwrap().sizes.flows,
+        4096
+    );
 }
 
 #[test]
@@ -422,7 +425,10 @@ fn documented_file_is_accepted() {
         .unwrap();
     let options = options("", example).unwrap();
     assert_eq!(options.warnings, [""; 0]);
-    assert_eq!((options.max_flows, options.interfaces.len()), (524_288, 2));
+    assert_eq!(
+        (options.sizes.flows, options.interfaces.len()),
+        (524_288, 2)
+    );
 }
 
 #[test]
@@ -464,9 +470,9 @@ fn conntrack_options_reach_the_kernel_and_size_our_flows() {
     assert_eq!(conntrack.tcp_close_wait.value, 1_800);
     assert!(conntrack.tcp_close_wait.is_explicit && !conntrack.tcp_established.is_explicit);
     assert_eq!(conntrack.tcp_be_liberal.value, 1);
-    assert_eq!(found.max_flows, 400_000);
+    assert_eq!(found.sizes.flows, 400_000);
     let flags = options("--conntrack-min=300000 --conntrack-max-per-core=0", "").unwrap();
-    assert_eq!(flags.max_flows, 300_000);
+    assert_eq!(flags.sizes.flows, 300_000);
     assert_eq!(flags.conntrack.max_per_core.value, 0);
     assert_eq!(options("", "").unwrap().oom_score_adj, -999);
     assert_eq!(options("--oom-score-adj -5", "").unwrap().oom_score_adj, -5);

@@ -148,6 +148,30 @@ pub fn attach(
     }
 }
 
+/// True if an interface carries our programs as [`attach`] left it.
+pub fn is_attached(pins: &Pins, programs: &Programs, mode: TcMode, target: Target<'_>) -> bool {
+    Direction::BOTH.into_iter().all(|direction| match mode {
+        TcMode::Tcx => {
+            let program = programs.get(direction.program(target.layer));
+            let link = pins.open(PinKind::Links, &direction.pin(target.ifindex));
+            let (Ok(Some(link)), Ok(id)) = (link, sys::object_id(program)) else {
+                return false;
+            };
+            // A link that somebody detached has no interface.
+            sys::link_info(link.as_fd())
+                .is_ok_and(|info| info.prog_id == id && info.target as u32 == target.ifindex)
+        }
+        TcMode::Clsact => {
+            let at = match direction {
+                Direction::Ingress => clsact::Direction::Ingress,
+                Direction::Egress => clsact::Direction::Egress,
+            };
+            let handle = u32::from(FILTER_HANDLE);
+            clsact::has_filter(target.ifindex, at, FILTER_PRIORITY, handle).unwrap_or(false)
+        }
+    })
+}
+
 /// Detaches our programs from an interface, which may be gone.
 pub fn detach(pins: &Pins, ifindex: u32) -> Result<(), AttachError> {
     remove_links(pins, ifindex)?;
@@ -276,9 +300,7 @@ fn detach_filters(pins: &Pins, ifindex: u32) -> Result<(), AttachError> {
     if !marks.contains(&mark) {
         return Ok(());
     }
-    if let Ok(name) = nix::net::if_::if_indextoname(ifindex)
-        && let Ok(name) = name.into_string()
-    {
+    if let Some(name) = super::interface_name(ifindex) {
         for direction in Direction::BOTH {
             let Ok(filter) = our_filter(direction, &name) else {
                 continue;

@@ -78,6 +78,31 @@ pub struct MapSpec {
     pub value_size: u32,
     /// Elements.
     pub max_entries: u32,
+    /// Names of the types of key and value, without their family.
+    pub types: [&'static str; 2],
+}
+
+/// Key type, value type, name, kind and size of one map. A generic type goes by its name alone, and
+/// an address by `Addr`: the map's name tells the family.
+macro_rules! spec {
+    ($key:ident $(<$of_key:ident>)?, $value:ident $(<$of_value:ident>)?, $name:expr, $kind:ident,
+     $max_entries:expr) => {
+        MapSpec {
+            name: $name,
+            kind: MapKind::$kind,
+            key_size: size_of::<$key $(<$of_key>)?>() as u32,
+            value_size: size_of::<$value $(<$of_value>)?>() as u32,
+            max_entries: $max_entries,
+            types: [type_name(stringify!($key)), stringify!($value)],
+        }
+    };
+}
+
+const fn type_name(text: &'static str) -> &'static str {
+    match text.as_bytes() {
+        b"A" => "Addr",
+        _ => text,
+    }
 }
 
 /// All maps, in the order in which they are made.
@@ -86,11 +111,11 @@ pub fn catalog(sizes: &MapSizes) -> Vec<MapSpec> {
     family::<Addr4>(sizes, &NAMES4, &mut maps);
     family::<Addr6>(sizes, &NAMES6, &mut maps);
     maps.extend([
-        spec::<u32, u64>("SLOTS", MapKind::Array, sizes.slots),
-        spec::<u32, u64>("PORT_FILTER", MapKind::Array, port_filter::PORT_FILTER_LEN),
-        spec::<u32, u64>("COUNTERS", MapKind::PerCpuArray, reasons::COUNTERS_LEN),
-        spec::<u32, Config>("CONFIG", MapKind::Array, 1),
-        spec::<u32, Interface>("INTERFACES", MapKind::Hash, INTERFACES_MAX),
+        spec!(u32, u64, "SLOTS", Array, sizes.slots),
+        spec!(u32, u64, "PORT_FILTER", Array, port_filter::PORT_FILTER_LEN),
+        spec!(u32, u64, "COUNTERS", PerCpuArray, reasons::COUNTERS_LEN),
+        spec!(u32, Config, "CONFIG", Array, 1),
+        spec!(u32, Interface, "INTERFACES", Hash, INTERFACES_MAX),
     ]);
     maps
 }
@@ -153,28 +178,59 @@ pub static NAMES6: FamilyNames = FamilyNames {
 };
 
 fn family<A: Address>(sizes: &MapSizes, names: &FamilyNames, maps: &mut Vec<MapSpec>) {
-    use MapKind::{Array, Hash, LpmTrie, LruHash};
     maps.extend([
-        spec::<FrontendKey<A>, u32>(names.frontend_ids, Hash, sizes.frontends),
-        spec::<u32, Frontend<A>>(names.frontends, Array, sizes.frontends),
-        spec::<u32, Backend<A>>(names.backends, Array, sizes.backends),
-        spec::<A, u32>(names.node_addresses, Hash, NODE_ADDRESSES_MAX),
-        spec::<SourceRangeKey<A>, u32>(names.source_ranges, LpmTrie, sizes.source_ranges),
-        spec::<ClusterIpKey<A>, u32>(names.cluster_ips, LpmTrie, sizes.cluster_ips),
-        spec::<FlowKey<A>, Connection<A>>(names.handshakes, LruHash, sizes.handshakes),
-        spec::<FlowKey<A>, Connection<A>>(names.flows, LruHash, sizes.flows),
-        spec::<AffinityKey<A>, AffinityEntry>(names.affinity, LruHash, sizes.affinity),
-        spec::<FragmentKey<A>, FragmentPorts>(names.fragments, LruHash, FRAGMENTS_MAX),
-        spec::<SocketKey<A>, SocketEntry<A>>(names.sockets, LruHash, sizes.sockets),
+        spec!(
+            FrontendKey<A>,
+            u32,
+            names.frontend_ids,
+            Hash,
+            sizes.frontends
+        ),
+        spec!(u32, Frontend<A>, names.frontends, Array, sizes.frontends),
+        spec!(u32, Backend<A>, names.backends, Array, sizes.backends),
+        spec!(A, u32, names.node_addresses, Hash, NODE_ADDRESSES_MAX),
+        spec!(
+            SourceRangeKey<A>,
+            u32,
+            names.source_ranges,
+            LpmTrie,
+            sizes.source_ranges
+        ),
+        spec!(
+            ClusterIpKey<A>,
+            u32,
+            names.cluster_ips,
+            LpmTrie,
+            sizes.cluster_ips
+        ),
+        spec!(
+            FlowKey<A>,
+            Connection<A>,
+            names.handshakes,
+            LruHash,
+            sizes.handshakes
+        ),
+        spec!(FlowKey<A>, Connection<A>, names.flows, LruHash, sizes.flows),
+        spec!(
+            AffinityKey<A>,
+            AffinityEntry,
+            names.affinity,
+            LruHash,
+            sizes.affinity
+        ),
+        spec!(
+            FragmentKey<A>,
+            FragmentPorts,
+            names.fragments,
+            LruHash,
+            FRAGMENTS_MAX
+        ),
+        spec!(
+            SocketKey<A>,
+            SocketEntry<A>,
+            names.sockets,
+            LruHash,
+            sizes.sockets
+        ),
     ]);
-}
-
-fn spec<K, V>(name: &'static str, kind: MapKind, max_entries: u32) -> MapSpec {
-    MapSpec {
-        name,
-        kind,
-        key_size: size_of::<K>() as u32,
-        value_size: size_of::<V>() as u32,
-        max_entries,
-    }
 }

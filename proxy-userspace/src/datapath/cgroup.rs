@@ -91,6 +91,19 @@ fn attach_one(
     Ok(pins.replace(PinKind::Links, name, link.as_fd())?)
 }
 
+/// Names of the socket programs that are not attached to `cgroup` as [`attach`] left them.
+pub fn missing(pins: &Pins, programs: &Programs, cgroup: &Cgroup) -> Vec<&'static str> {
+    let is_missing = |name: &&'static str| {
+        let link = pins.open(PinKind::Links, name);
+        let (Ok(Some(link)), Ok(id)) = (link, sys::object_id(programs.get(name))) else {
+            return true;
+        };
+        sys::link_info(link.as_fd())
+            .is_ok_and(|info| info.prog_id != id || info.target != cgroup.id)
+    };
+    SOCKET_PROGRAMS.into_iter().filter(is_missing).collect()
+}
+
 /// Detaches every socket program.
 pub fn detach(pins: &Pins) -> Result<(), CgroupError> {
     for name in SOCKET_PROGRAMS {

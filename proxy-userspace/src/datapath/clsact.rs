@@ -18,10 +18,51 @@ const HANDLE: TcHandle = TcHandle {
     minor: 0,
 };
 
+/// Which way packets go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Direction {
+    /// In.
+    Ingress,
+    /// Out.
+    Egress,
+}
+
 /// Removes the clsact qdisc of an interface of this network namespace, unless it holds a filter:
 /// somebody else uses it then, and it stays.
 pub fn remove_unused(ifindex: u32) -> io::Result<()> {
-    // A runtime of its own: the caller may be inside one.
+    ask(move |handle| async move { remove(&handle, ifindex).await })
+}
+
+/// True if an interface of this network namespace has a filter of this priority and handle.
+pub fn has_filter(
+    ifindex: u32,
+    direction: Direction,
+    priority: u16,
+    number: u32,
+) -> io::Result<bool> {
+    ask(move |handle| async move {
+        let Ok(index) = i32::try_from(ifindex) else {
+            return Ok(false);
+        };
+        let request = handle.traffic_filter(index).get();
+        let request = match direction {
+            Direction::Ingress => request.ingress(),
+            Direction::Egress => request.egress(),
+        };
+        let found: Vec<_> = request.execute().try_collect().await?;
+        Ok(found.iter().map(|message| &message.header).any(|header| {
+            let handle = u32::from(header.handle.major) << 16 | u32::from(header.handle.minor);
+            header.info >> 16 == u32::from(priority) && handle == number
+        }))
+    })
+}
+
+/// Asks the kernel, on a thread with a runtime of its own: the caller may be inside one.
+fn ask<T, F>(question: impl FnOnce(Handle) -> F + Send) -> io::Result<T>
+where
+    T: Send,
+    F: Future<Output = Result<T, Error>>,
+{
     thread::scope(|scope| {
         let done = scope.spawn(|| {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -30,7 +71,7 @@ pub fn remove_unused(ifindex: u32) -> io::Result<()> {
             runtime.block_on(async {
                 let (connection, handle, _) = rtnetlink::new_connection()?;
                 tokio::spawn(connection);
-                remove(&handle, ifindex).await.map_err(io::Error::other)
+                question(handle).await.map_err(io::Error::other)
             })
         });
         done.join()

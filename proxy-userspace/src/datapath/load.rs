@@ -1,6 +1,7 @@
 //! Loading: the embedded object's maps are made or adopted, its programs verified and pinned.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -11,7 +12,10 @@ use aya::programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use proxy_common::{ABI_VERSION, Config};
 
+use super::abi::{Abi, ConvertError};
+use super::adopt;
 use super::catalog::MapSizes;
+use super::exchange::{self, Wanted};
 use super::features::Features;
 use super::pin::{PinError, PinKind, Pins};
 use super::sys;
@@ -52,14 +56,33 @@ pub enum LoadError {
     Pin(#[from] PinError),
     /// Pins of another version of ours.
     #[error(
-        "{path} was written by map ABI version {found}, this is version {ABI_VERSION}: \
-         run `shunt cleanup` first (flows are lost), or go back to the other version"
+        "{path} was written by map ABI version {found}, this is version {ABI_VERSION}, and neither \
+         can be made the other: run `shunt cleanup` first (flows are lost), or go back to the \
+         other version"
     )]
     OtherVersion {
-        /// The CONFIG map.
+        /// The maps.
         path: PathBuf,
-        /// Its version.
+        /// Their version.
         found: u32,
+    },
+    /// A map of another version of ours that cannot be converted.
+    #[error("{path} cannot be converted: run `shunt cleanup` first (flows are lost)")]
+    NotConvertible {
+        /// The map.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: ConvertError,
+    },
+    /// What a map holds could not be copied.
+    #[error("copying what {map} holds")]
+    Copy {
+        /// Which.
+        map: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
     },
     /// Maps could not be made, or the object is broken.
     #[error("loading the BPF object")]
@@ -94,11 +117,20 @@ pub enum LoadError {
     },
 }
 
-/// Loaded programs by name, and the object for those that are loaded when they are needed.
-#[derive(Debug)]
+/// Loaded programs by name, and what the others are loaded from when they are needed.
 pub struct Programs {
-    object: Ebpf,
+    object: &'static [u8],
+    features: Features,
+    wanted: Wanted,
     loaded: BTreeMap<&'static str, OwnedFd>,
+}
+
+impl fmt::Debug for Programs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The object is megabytes.
+        let mut debug = f.debug_struct("Programs");
+        debug.field("loaded", &self.loaded).finish_non_exhaustive()
+    }
 }
 
 impl Programs {
@@ -110,11 +142,22 @@ impl Programs {
         self.loaded[name].as_fd()
     }
 
+    /// Every loaded program by its name.
+    pub fn all(&self) -> impl Iterator<Item = (&'static str, BorrowedFd<'_>)> {
+        let all = self.loaded.iter();
+        all.map(|(name, program)| (*name, program.as_fd()))
+    }
+
     /// Loads and pins those of `names` that are not loaded yet.
     pub fn require(&mut self, pins: &Pins, names: &[&'static str]) -> Result<(), LoadError> {
         let is_missing = |name: &&&'static str| !self.loaded.contains_key(**name);
         let missing: BTreeSet<&'static str> = names.iter().filter(is_missing).copied().collect();
-        for (name, program) in load_programs(&mut self.object, &missing)? {
+        if missing.is_empty() {
+            return Ok(());
+        }
+        // Not kept: what an object is when it is parsed takes megabytes.
+        let mut object = load_object(self.object, pins, &self.wanted, &self.features)?;
+        for (name, program) in load_programs(&mut object, &missing)? {
             pins.replace(PinKind::Programs, name, program.as_fd())?;
             self.loaded.insert(name, program);
         }
@@ -123,9 +166,10 @@ impl Programs {
 }
 
 /// Loads `object`: adopts the maps that are pinned, makes and pins the others, and pins the
-/// programs. On an error the pins of maps are as they were.
+/// programs, unless this build has pinned them already. On an error the pins of maps are as they
+/// were.
 pub fn load(
-    object: &[u8],
+    object: &'static [u8],
     pins: &Pins,
     sizes: &MapSizes,
     features: &Features,
@@ -133,24 +177,55 @@ pub fn load(
     if object.is_empty() {
         return Err(LoadError::NoObject);
     }
+    exchange::recover(pins)?;
     let before = pins.names(PinKind::Maps);
-    check_version(pins, &before)?;
-    let loaded = load_object(object, pins, sizes, features).and_then(|object| {
-        let loaded = BTreeMap::new();
-        let mut programs = Programs { object, loaded };
-        let names = ETHERNET_PROGRAMS.into_iter().chain(SOCKET_PROGRAMS);
-        let names: Vec<&str> = names.chain([JIFFIES]).collect();
-        programs.require(pins, &names)?;
-        Ok(programs)
-    });
+    let described = Abi::read(pins, PinKind::Maps)?;
+    if described.is_none_or(|abi| abi.version == ABI_VERSION) {
+        check_version(pins, &before)?;
+    }
+    let mut programs = Programs {
+        object,
+        features: features.clone(),
+        wanted: exchange::plan(pins, sizes)?,
+        loaded: BTreeMap::new(),
+    };
+    let names = ETHERNET_PROGRAMS.into_iter().chain(SOCKET_PROGRAMS);
+    let names: Vec<&str> = names.chain([JIFFIES]).collect();
+    if programs.wanted.is_pinned()
+        && let Some(adopted) = adopt::adopt(pins, object, features, &names)
+    {
+        tracing::debug!("programs of this build are pinned: adopted");
+        programs.loaded = adopted;
+        return Ok(programs);
+    }
+    let loaded = load_anew(&mut programs, pins, &names);
     if loaded.is_err() {
         remove_made_since(pins, &before);
+        // Another failure than the one that is reported.
+        let _ = exchange::recover(pins);
     }
-    loaded
+    loaded.map(|()| programs)
 }
 
-/// Refuses pins of another ABI version. A CONFIG without version belongs to an agent that died
-/// before it was configured.
+fn load_anew(
+    programs: &mut Programs,
+    pins: &Pins,
+    names: &[&'static str],
+) -> Result<(), LoadError> {
+    adopt::forget(pins)?;
+    for name in IP_PROGRAMS {
+        // Another build's: they are loaded when an interface needs them.
+        pins.remove(PinKind::Programs, name)?;
+    }
+    programs.wanted.begin(pins)?;
+    programs.require(pins, names)?;
+    programs.wanted.commit(pins)?;
+    adopt::note(pins, programs.object, &programs.features, &programs.loaded)?;
+    Ok(())
+}
+
+/// Refuses a CONFIG of another ABI version, where nothing says what its layout is. One without
+/// version belongs to an agent that died before it was configured.
 fn check_version(pins: &Pins, pinned: &BTreeSet<String>) -> Result<(), LoadError> {
     if !pinned.contains("CONFIG") {
         return Ok(());
@@ -175,20 +250,19 @@ fn check_version(pins: &Pins, pinned: &BTreeSet<String>) -> Result<(), LoadError
 fn load_object(
     object: &[u8],
     pins: &Pins,
-    sizes: &MapSizes,
+    wanted: &Wanted,
     features: &Features,
 ) -> Result<Ebpf, LoadError> {
-    let specs = pins.check_maps(sizes)?;
     let has_set_retval = u8::from(features.set_retval);
     let mut loader = EbpfLoader::new();
     // No program is relocated against the kernel's own types, so they need not be read.
     loader
         .btf(None)
         .override_global("HAS_SET_RETVAL", &has_set_retval, true);
-    for spec in &specs {
+    for spec in &wanted.specs {
         loader
             .map_max_entries(spec.name, spec.max_entries)
-            .map_pin_path(spec.name, pins.path(PinKind::Maps, spec.name));
+            .map_pin_path(spec.name, pins.path(wanted.kind, spec.name));
     }
     loader.load(object).map_err(|source| LoadError::Object {
         source: Box::new(source),

@@ -14,6 +14,7 @@ use super::catalog::{FamilyNames, NAMES4, NAMES6};
 use super::mmap::MappedArray;
 use super::pin::{PinError, Pins};
 use super::sys;
+use super::writes::WriteCounter;
 use crate::maps::{Capacity, FamilyMaps, MapError, MapResult, Maps};
 
 /// A hash or trie in the kernel.
@@ -168,6 +169,7 @@ pub struct KernelMaps {
     config: KernelArray<Config>,
     interfaces: KernelHash<u32, Interface>,
     counters: OwnedFd,
+    writes: WriteCounter,
 }
 
 impl KernelMaps {
@@ -181,7 +183,30 @@ impl KernelMaps {
             config: KernelArray::open(pins, "CONFIG")?,
             interfaces: KernelHash::open(pins, "INTERFACES")?,
             counters: pins.map("COUNTERS")?.0,
+            writes: WriteCounter::default(),
         })
+    }
+
+    /// Counts every write through this value, one element of an array or one entry of a hash each.
+    pub fn writes(&mut self) -> &mut WriteCounter {
+        &mut self.writes
+    }
+
+    /// Writes so far.
+    pub fn writes_done(&self) -> u64 {
+        self.writes.done()
+    }
+
+    fn wrote(&mut self, result: MapResult) -> MapResult {
+        if result.is_ok() {
+            self.writes.count();
+        }
+        result
+    }
+
+    /// One entry of INTERFACES.
+    pub fn interface(&self, ifindex: u32) -> Option<Interface> {
+        self.interfaces.get(&ifindex)
     }
 
     /// All of INTERFACES, in any order.
@@ -231,37 +256,48 @@ where
     Self: Select<A>,
 {
     fn insert_frontend_id(&mut self, key: &FrontendKey<A>, id: u32) -> MapResult {
-        self.family_mut().frontend_ids.insert(key, &id)
+        let result = self.family_mut().frontend_ids.insert(key, &id);
+        self.wrote(result)
     }
     fn remove_frontend_id(&mut self, key: &FrontendKey<A>) -> MapResult {
-        self.family_mut().frontend_ids.remove(key)
+        let result = self.family_mut().frontend_ids.remove(key);
+        self.wrote(result)
     }
     fn write_frontend(&mut self, id: u32, frontend: &Frontend<A>) -> MapResult {
-        self.family_mut().frontends.write(id, frontend)
+        let result = self.family_mut().frontends.write(id, frontend);
+        self.wrote(result)
     }
     fn publish(&mut self, id: u32, word: u64) -> MapResult {
-        self.family_mut().frontends.publish(id, word)
+        let result = self.family_mut().frontends.publish(id, word);
+        self.wrote(result)
     }
     fn write_backend(&mut self, id: u32, backend: &Backend<A>) -> MapResult {
-        self.family_mut().backends.write(id, backend)
+        let result = self.family_mut().backends.write(id, backend);
+        self.wrote(result)
     }
     fn insert_node_address(&mut self, addr: &A, flags: u32) -> MapResult {
-        self.family_mut().node_addresses.insert(addr, &flags)
+        let result = self.family_mut().node_addresses.insert(addr, &flags);
+        self.wrote(result)
     }
     fn remove_node_address(&mut self, addr: &A) -> MapResult {
-        self.family_mut().node_addresses.remove(addr)
+        let result = self.family_mut().node_addresses.remove(addr);
+        self.wrote(result)
     }
     fn insert_cluster_ip(&mut self, key: &ClusterIpKey<A>, value: u32) -> MapResult {
-        self.family_mut().cluster_ips.insert(key, &value)
+        let result = self.family_mut().cluster_ips.insert(key, &value);
+        self.wrote(result)
     }
     fn remove_cluster_ip(&mut self, key: &ClusterIpKey<A>) -> MapResult {
-        self.family_mut().cluster_ips.remove(key)
+        let result = self.family_mut().cluster_ips.remove(key);
+        self.wrote(result)
     }
     fn insert_source_range(&mut self, key: &SourceRangeKey<A>) -> MapResult {
-        self.family_mut().source_ranges.insert(key, &1)
+        let result = self.family_mut().source_ranges.insert(key, &1);
+        self.wrote(result)
     }
     fn remove_source_range(&mut self, key: &SourceRangeKey<A>) -> MapResult {
-        self.family_mut().source_ranges.remove(key)
+        let result = self.family_mut().source_ranges.remove(key);
+        self.wrote(result)
     }
     fn frontend_ids(&self) -> Vec<(FrontendKey<A>, u32)> {
         self.family().frontend_ids.entries()
@@ -293,7 +329,8 @@ impl Maps for KernelMaps {
     }
     fn write_slots(&mut self, first: u32, elements: &[u64]) -> MapResult {
         for (index, element) in (first..).zip(elements) {
-            self.slots.write(index, element)?;
+            let result = self.slots.write(index, element);
+            self.wrote(result)?;
         }
         Ok(())
     }
@@ -301,21 +338,25 @@ impl Maps for KernelMaps {
         self.slots.elements.read(index)
     }
     fn write_port_filter(&mut self, index: u32, bits: u64) -> MapResult {
-        self.port_filter.publish(index, bits)
+        let result = self.port_filter.publish(index, bits);
+        self.wrote(result)
     }
     fn port_filter(&self, index: u32) -> Option<u64> {
         self.port_filter.elements.read(index)
     }
     fn write_config(&mut self, config: &Config) -> MapResult {
-        self.config.write(0, config)
+        let result = self.config.write(0, config);
+        self.wrote(result)
     }
     fn config(&self) -> Option<Config> {
         self.config.elements.read(0)
     }
     fn insert_interface(&mut self, ifindex: u32, interface: &Interface) -> MapResult {
-        self.interfaces.insert(&ifindex, interface)
+        let result = self.interfaces.insert(&ifindex, interface);
+        self.wrote(result)
     }
     fn remove_interface(&mut self, ifindex: u32) -> MapResult {
-        self.interfaces.remove(&ifindex)
+        let result = self.interfaces.remove(&ifindex);
+        self.wrote(result)
     }
 }

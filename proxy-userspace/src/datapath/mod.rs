@@ -3,12 +3,17 @@
 //! Everything is pinned and outlives the agent. A start adopts what is pinned, swaps the programs
 //! in place and lets go of what is not wanted; only [`cleanup`] takes everything away.
 
+pub mod abi;
+mod adopt;
 pub mod attach;
+pub mod audit;
 pub mod catalog;
 pub mod cgroup;
 mod clsact;
 pub mod conntrack_sysctls;
+pub mod elements;
 pub mod environment;
+mod exchange;
 pub mod features;
 pub mod interfaces;
 pub mod load;
@@ -18,14 +23,16 @@ pub mod netlink;
 pub mod pin;
 pub mod sys;
 pub mod udp_sockets;
+pub mod writes;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use proxy_common::interface::flags;
+use proxy_common::interface::{Interface, flags};
 use serde::{Deserialize, Serialize};
 
 use self::attach::{AttachError, Layer, Target, TcMode};
+use self::audit::PinnedMaps;
 use self::catalog::MapSizes;
 use self::cgroup::{Cgroup, CgroupError};
 use self::features::{FeatureError, Features};
@@ -102,6 +109,7 @@ impl Default for DatapathOptions {
 pub struct Datapath {
     pins: Pins,
     _lock: PinLock,
+    pinned: PinnedMaps,
     programs: Programs,
     features: Features,
     mode: TcMode,
@@ -142,9 +150,11 @@ impl Datapath {
         let lock = pins.lock()?;
         let programs = load::load(options.object, &pins, &options.sizes, &features)?;
         let maps = KernelMaps::open(&pins)?;
+        let pinned = PinnedMaps::open(&pins)?;
         let datapath = Self {
             pins,
             _lock: lock,
+            pinned,
             programs,
             features,
             mode,
@@ -222,18 +232,23 @@ impl Datapath {
     /// Attaches to one interface and writes its entry: an entry that says ATTACHED is true.
     /// False if it is to be tried again.
     fn serve(&mut self, maps: &mut KernelMaps, ifindex: u32, plan: &Plan) -> bool {
-        let mut interface = plan.interface;
         if plan.is_attached() {
-            interface.flags &= !flags::ATTACHED;
-            report(ifindex, maps.insert_interface(ifindex, &interface));
+            let mut unserved = plan.interface;
+            unserved.flags &= !flags::ATTACHED;
+            let known = maps.interface(ifindex);
+            // Where our programs run they go on, and are only swapped.
+            if known.is_none_or(|known| known.flags & flags::ATTACHED == 0) {
+                report(ifindex, put_interface(maps, ifindex, &unserved));
+            }
             if let Err(error) = self.attach(ifindex, plan) {
                 let error = crate::error_chain(&error);
                 tracing::error!(interface = plan.name, error, "interface not served");
+                report(ifindex, put_interface(maps, ifindex, &unserved));
                 return false;
             }
             tracing::info!(interface = plan.name, mode = %self.mode, "interface served");
         }
-        report(ifindex, maps.insert_interface(ifindex, &plan.interface));
+        report(ifindex, put_interface(maps, ifindex, &plan.interface));
         true
     }
 
@@ -264,6 +279,11 @@ impl Datapath {
         }
     }
 
+    /// Lets go of maps that were exchanged: to be called when every program was swapped.
+    pub fn finish_exchange(&self) -> Result<(), DatapathError> {
+        Ok(exchange::finish(&self.pins)?)
+    }
+
     /// All interfaces, for `shunt status`.
     pub fn interface_status(&self) -> Vec<InterfaceStatus> {
         let interfaces = self.interfaces.iter();
@@ -278,11 +298,26 @@ impl Datapath {
     }
 }
 
+/// Writes an entry that differs.
+fn put_interface(maps: &mut KernelMaps, ifindex: u32, entry: &Interface) -> Result<(), MapError> {
+    match maps.interface(ifindex) {
+        Some(known) if known == *entry => Ok(()),
+        _ => maps.insert_interface(ifindex, entry),
+    }
+}
+
 fn report(ifindex: u32, written: Result<(), MapError>) {
     if let Err(error) = written {
         let error = crate::error_chain(&error);
         tracing::error!(ifindex, error, "interface not written");
     }
+}
+
+/// The name of an interface of this network namespace; `None` where there is none.
+pub fn interface_name(ifindex: u32) -> Option<String> {
+    let name = nix::net::if_::if_indextoname(ifindex).ok()?;
+    // Where there is none, nix returns the empty buffer that the C library left alone.
+    name.into_string().ok().filter(|name| !name.is_empty())
 }
 
 /// Takes everything of ours below `bpffs` away: programs off their hooks first, then all pins.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::catalog::{MapSizes, MapSpec, catalog};
+use super::catalog::MapSpec;
 use super::sys::{self, MapInfo};
 
 /// Why pins could not be used. Nothing was changed.
@@ -52,6 +52,15 @@ pub enum PinError {
         found: String,
         /// What should be there.
         expected: String,
+    },
+    /// A pin that must be there is not.
+    #[error(
+        "{path} is missing while other pins of its kind are there: somebody has removed it; run \
+         `shunt cleanup` (flows are lost), or restore it"
+    )]
+    Missing {
+        /// Which pin.
+        path: PathBuf,
     },
     /// A pin could not be opened.
     #[error("opening the pin {path}")]
@@ -93,11 +102,24 @@ pub enum PinKind {
     Links,
     /// Marks of interfaces that carry our filters instead of links.
     Clsact,
+    /// Maps that are to take the place of pinned ones; for the length of a start.
+    NextMaps,
+    /// Maps whose place was taken, while old programs may use them; for the length of a start.
+    OldMaps,
 }
 
 impl PinKind {
     /// All kinds, in the order in which cleanup removes them: what runs goes first.
-    pub const ALL: [Self; 4] = [Self::Links, Self::Clsact, Self::Programs, Self::Maps];
+    pub const ALL: [Self; 6] = [
+        Self::Links,
+        Self::Clsact,
+        Self::Programs,
+        Self::NextMaps,
+        Self::OldMaps,
+        Self::Maps,
+    ];
+    /// Those that every agent has.
+    const LASTING: [Self; 4] = [Self::Links, Self::Clsact, Self::Programs, Self::Maps];
 
     fn folder(self) -> &'static str {
         match self {
@@ -105,6 +127,8 @@ impl PinKind {
             Self::Programs => "programs",
             Self::Links => "links",
             Self::Clsact => "clsact",
+            Self::NextMaps => "maps_next",
+            Self::OldMaps => "maps_old",
         }
     }
 }
@@ -142,15 +166,34 @@ impl Pins {
             });
         }
         let pins = Self::at(bpffs);
-        for kind in PinKind::ALL {
-            let path = pins.folder(kind);
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&path)
-                .map_err(|source| PinError::Folder { path, source })?;
+        for kind in PinKind::LASTING {
+            pins.make_folder(kind)?;
         }
         Ok(pins)
+    }
+
+    /// Makes the folder of one kind of pins; one that is there is not an error.
+    pub fn make_folder(&self, kind: PinKind) -> Result<(), PinError> {
+        let path = self.folder(kind);
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .map_err(|source| PinError::Folder { path, source })
+    }
+
+    /// Removes the folder of one kind with all pins in it; none that is there is not an error.
+    pub fn remove_folder(&self, kind: PinKind) -> Result<(), PinError> {
+        for name in self.names(kind) {
+            self.remove(kind, &name)?;
+        }
+        remove_dir(self.folder(kind))
+    }
+
+    /// Lets all pins of one kind be of another one, of which there must be none.
+    pub fn rename_folder(&self, from: PinKind, to: PinKind) -> Result<(), PinError> {
+        let path = self.folder(to);
+        fs::rename(self.folder(from), &path).map_err(|source| PinError::Write { path, source })
     }
 
     /// True if an agent has ever made its folders here.
@@ -282,39 +325,34 @@ impl Pins {
         })
     }
 
-    /// Checks every pinned map against the catalogue, before anything is changed.
-    pub fn check_maps(&self, sizes: &MapSizes) -> Result<Vec<MapSpec>, PinError> {
-        let maps = catalog(sizes);
-        for spec in &maps {
-            if !self.path(PinKind::Maps, spec.name).exists() {
-                continue;
-            }
-            let (_, info) = self.map(spec.name)?;
-            if info.kind != spec.kind as u32 {
-                return Err(PinError::Stranger {
-                    path: self.path(PinKind::Maps, spec.name),
-                    found: format!("a map of type {}", info.kind),
-                    expected: format!("one of type {}", spec.kind as u32),
-                });
-            }
-            let expected = [spec.key_size as usize, spec.value_size as usize];
-            self.check_sizes(spec.name, &info, expected)?;
+    /// Refuses a map of another type than `spec` says.
+    pub fn check_kind(&self, spec: &MapSpec, info: &MapInfo) -> Result<(), PinError> {
+        match info.kind == spec.kind as u32 {
+            true => Ok(()),
+            false => Err(PinError::Stranger {
+                path: self.path(PinKind::Maps, spec.name),
+                found: format!("a map of type {}", info.kind),
+                expected: format!("one of type {}", spec.kind as u32),
+            }),
         }
-        Ok(maps)
     }
 
     /// Removes the folders, empty by then; ones that are not there are not an error.
     pub fn remove_folders(&self) -> Result<(), PinError> {
         let folders = PinKind::ALL.map(|kind| self.folder(kind));
-        for path in folders.into_iter().chain([self.root.clone()]) {
-            match fs::remove_dir(&path) {
-                Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                    return Err(PinError::Write { path, source });
-                }
-                _ => {}
-            }
+        folders
+            .into_iter()
+            .chain([self.root.clone()])
+            .try_for_each(remove_dir)
+    }
+}
+
+fn remove_dir(path: PathBuf) -> Result<(), PinError> {
+    match fs::remove_dir(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(PinError::Write { path, source })
         }
-        Ok(())
+        _ => Ok(()),
     }
 }
 

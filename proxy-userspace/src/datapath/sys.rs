@@ -1,18 +1,21 @@
 //! The few bpf(2) commands that aya does not offer for what is pinned: links of every kind, raw
 //! map elements, probes. Each function is one system call.
 
+mod programs;
+
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+pub use self::programs::{load_connect4, test_run};
+
 const MAP_CREATE: libc::c_long = 0;
 const MAP_LOOKUP_ELEM: libc::c_long = 1;
 const MAP_UPDATE_ELEM: libc::c_long = 2;
 const MAP_DELETE_ELEM: libc::c_long = 3;
 const MAP_GET_NEXT_KEY: libc::c_long = 4;
-const PROG_LOAD: libc::c_long = 5;
 const OBJ_PIN: libc::c_long = 6;
 const OBJ_GET: libc::c_long = 7;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
@@ -20,7 +23,6 @@ const PROG_QUERY: libc::c_long = 16;
 const LINK_CREATE: libc::c_long = 28;
 const LINK_UPDATE: libc::c_long = 29;
 const LINK_DETACH: libc::c_long = 34;
-const PROG_TEST_RUN: libc::c_long = 10;
 
 /// Where a link is attached.
 #[derive(Clone, Copy, Debug)]
@@ -105,7 +107,7 @@ pub struct LinkInfo {
 /// # Safety
 /// `attr` must be laid out as the kernel's `union bpf_attr` for `command`, and every address in
 /// it must be valid for what the command reads and writes.
-unsafe fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
+pub(super) unsafe fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: the caller upholds the layout; the size is that of the value behind the pointer.
     let result = unsafe {
         libc::syscall(
@@ -153,7 +155,17 @@ fn element(map: BorrowedFd<'_>, key: u64, value: u64, flags: u64) -> ElementAttr
 
 /// Writes one element. `key` and `value` must have the map's sizes.
 pub fn map_update(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<()> {
-    let mut attr = element(map, key.as_ptr() as u64, value.as_ptr() as u64, 0);
+    map_write(map, key, value, 0)
+}
+
+/// Writes one element where there is none; else the error is `EEXIST`.
+pub fn map_add(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<()> {
+    const NOEXIST: u64 = 1;
+    map_write(map, key, value, NOEXIST)
+}
+
+fn map_write(map: BorrowedFd<'_>, key: &[u8], value: &[u8], flags: u64) -> io::Result<()> {
+    let mut attr = element(map, key.as_ptr() as u64, value.as_ptr() as u64, flags);
     // SAFETY: layout of MAP_UPDATE_ELEM; the kernel reads key and value, of the sizes that the
     // maps of `datapath::maps` are checked to have when they are opened.
     unsafe { bpf(MAP_UPDATE_ELEM, &mut attr) }.map(drop)
@@ -251,6 +263,13 @@ pub fn map_info(map: BorrowedFd<'_>) -> io::Result<MapInfo> {
     info(map)
 }
 
+/// Asks for the kernel's id of a map, program or link.
+pub fn object_id(object: BorrowedFd<'_>) -> io::Result<u32> {
+    // What is known of any of them begins with type and id.
+    let [_kind, id]: [u32; 2] = info(object)?;
+    Ok(id)
+}
+
 /// Asks what a link is attached to. `EINVAL` and the like mean that it is not a link.
 pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     info(link)
@@ -333,67 +352,10 @@ pub fn program_count(ifindex: u32, attach_type: AttachType) -> io::Result<u32> {
     Ok(attr.count)
 }
 
-#[repr(C)]
-#[derive(Default)]
-struct LoadAttr {
-    kind: u32,
-    instruction_count: u32,
-    instructions: u64,
-    license: u64,
-    log: [u32; 4],
-    kernel_version: u32,
-    flags: u32,
-    name: [u8; 16],
-    ifindex: u32,
-    expected_attach_type: u32,
-}
-
-/// Loads a cgroup connect4 program from raw instructions; used to probe helpers.
-pub fn load_connect4(instructions: &[u64]) -> io::Result<OwnedFd> {
-    const CGROUP_SOCK_ADDR: u32 = 18;
-    let license = c"GPL";
-    let mut attr = LoadAttr {
-        kind: CGROUP_SOCK_ADDR,
-        instruction_count: instructions.len() as u32,
-        instructions: instructions.as_ptr() as u64,
-        license: license.as_ptr() as u64,
-        expected_attach_type: AttachType::Connect4 as u32,
-        ..LoadAttr::default()
-    };
-    // SAFETY: layout of PROG_LOAD; the instructions and the license outlive the call.
-    unsafe { bpf_fd(PROG_LOAD, &mut attr) }
-}
-
 /// Creates a map without a name.
 pub fn map_create(kind: u32, sizes: [u32; 3], flags: u32) -> io::Result<OwnedFd> {
     let [key_size, value_size, max_entries] = sizes;
     let mut attr = [kind, key_size, value_size, max_entries, flags, 0];
     // SAFETY: layout of MAP_CREATE; it holds no addresses.
     unsafe { bpf_fd(MAP_CREATE, &mut attr) }
-}
-
-#[repr(C)]
-#[derive(Default)]
-struct TestRunAttr {
-    program: u32,
-    result: u32,
-    data_in_len: u32,
-    data_out_len: u32,
-    data_in: u64,
-    data_out: u64,
-    repeat: u32,
-    duration: u32,
-}
-
-/// Runs a tc program once on `packet` and returns its return value.
-pub fn test_run(program: BorrowedFd<'_>, packet: &[u8]) -> io::Result<u32> {
-    let mut attr = TestRunAttr {
-        program: program.as_raw_fd() as u32,
-        data_in_len: packet.len() as u32,
-        data_in: packet.as_ptr() as u64,
-        ..TestRunAttr::default()
-    };
-    // SAFETY: layout of PROG_TEST_RUN; the kernel reads `packet`, and writes none of our memory.
-    unsafe { bpf(PROG_TEST_RUN, &mut attr)? };
-    Ok(attr.result)
 }

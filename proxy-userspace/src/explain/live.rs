@@ -193,8 +193,8 @@ fn addresses<F: Family<Addr: IpFamily>>(tables: &mut HostTables<F>, overrides: &
 fn interface_names(interfaces: &[(u32, Interface)]) -> BTreeMap<u32, String> {
     let indices = interfaces.iter().map(|(ifindex, _)| *ifindex);
     let names = indices.filter_map(|ifindex| {
-        let name = nix::net::if_::if_indextoname(ifindex).ok()?;
-        Some((ifindex, name.into_string().ok()?))
+        let name = crate::datapath::interface_name(ifindex)?;
+        Some((ifindex, name))
     });
     names.collect()
 }

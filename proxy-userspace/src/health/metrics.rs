@@ -27,6 +27,7 @@ pub struct Metrics {
     sync_last_queued: GaugeVec,
     endpoint_changes: IntCounter,
     service_changes: IntCounter,
+    drift: IntCounterVec,
 }
 
 /// Which policy leaves a service port without a backend on this node (S-106, S-107).
@@ -102,6 +103,13 @@ impl Metrics {
                 "sync_proxy_rules_service_changes_total",
                 "Service events",
             ))?,
+            drift: IntCounterVec::new(
+                Opts::new(
+                    "shunt_drift_total",
+                    "Repairs of what somebody else has changed in the kernel",
+                ),
+                &["what"],
+            )?,
         };
         metrics.register()?;
         Ok(metrics)
@@ -118,6 +126,7 @@ impl Metrics {
         self.registry.register(Box::new(self.sync_last.clone()))?;
         let queued = self.sync_last_queued.clone();
         self.registry.register(Box::new(queued))?;
+        self.registry.register(Box::new(self.drift.clone()))?;
         let endpoints = self.endpoint_changes.clone();
         self.registry.register(Box::new(endpoints))?;
         self.registry
@@ -166,6 +175,11 @@ impl Metrics {
     /// S-215: how many service ports wait for room, or for another write.
     pub fn set_held_up(&self, family: &str, count: i64) {
         self.held_up.with_label_values(&[family]).set(count);
+    }
+
+    /// An audit has repaired so much.
+    pub fn drifted(&self, what: &str, count: u64) {
+        self.drift.with_label_values(&[what]).inc_by(count);
     }
 
     /// Everything in Prometheus' text format, with the datapath's counters behind it.

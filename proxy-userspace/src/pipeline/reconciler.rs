@@ -4,11 +4,11 @@
 mod health;
 mod kept;
 mod node_state;
+mod obstacles;
 mod report;
 mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
@@ -20,6 +20,7 @@ use self::health::HealthChecks;
 #[cfg(test)]
 pub(in crate::pipeline) use self::kept::CALM;
 use self::kept::{Kept, SettledDoubt};
+use self::obstacles::Obstacles;
 pub use self::report::Report;
 #[cfg(test)]
 pub(in crate::pipeline) use self::verify::VERIFY_PERIOD;
@@ -30,7 +31,7 @@ use crate::pipeline::actual::{ActualState, SharedState};
 use crate::pipeline::apply::{Obstacle, Outcome, apply};
 use crate::pipeline::desired::node::{LocalAddress, NodeFacts};
 use crate::pipeline::desired::service::{self, Context};
-use crate::pipeline::desired::{DesiredState, ServicePortName, TouchedPorts};
+use crate::pipeline::desired::{DesiredState, TouchedPorts};
 use crate::pipeline::diff::diff;
 use crate::pipeline::status;
 use crate::pipeline::store::{Doubt, Store};
@@ -72,7 +73,7 @@ pub(super) struct Family<A: IpFamily> {
     pub(super) actual: ActualState<A>,
     pending: TouchedPorts<A>,
     pub(super) kept: Kept<A>,
-    pub(super) obstacles: BTreeMap<Arc<ServicePortName>, Obstacle>,
+    pub(super) obstacles: Obstacles<A>,
     sync: FamilySync,
 }
 
@@ -255,7 +256,7 @@ impl<A: IpFamily> Family<A> {
             actual,
             pending: TouchedPorts::default(),
             kept: Kept::new(),
-            obstacles: BTreeMap::new(),
+            obstacles: Obstacles::new(),
             sync: FamilySync::default(),
         }
     }
@@ -275,15 +276,7 @@ impl<A: IpFamily> Family<A> {
         let outcome = apply(plan, maps, &mut self.actual, shared, now);
         self.pending = outcome.pending();
         self.sync.note(is_touched, outcome.is_complete());
-        for name in &touched.ports {
-            self.obstacles.remove(name);
-        }
-        for (name, obstacle) in &outcome.obstacles {
-            if let Obstacle::Full(text) = obstacle {
-                tracing::warn!(service_port = %name, error = text, "service port does not fit");
-            }
-            self.obstacles.insert(name.clone(), obstacle.clone());
-        }
+        self.obstacles.update(&touched, &outcome);
         outcome
     }
 
@@ -312,7 +305,7 @@ impl<A: IpFamily> Family<A> {
             .kept
             .sift(doubt, store, &self.desired, &mut self.pending);
         for name in kept {
-            self.obstacles.insert(name, Obstacle::Kept);
+            self.obstacles.ports.insert(name, Obstacle::Kept);
         }
     }
 

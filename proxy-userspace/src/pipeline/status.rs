@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use proxy_common::{Addr4, Addr6, BackendState, FrontendKind};
 
-use crate::family::{IpFamily, frontend_text};
+use crate::family::{IpFamily, Prefix, frontend_text};
 use crate::objects::ObjectName;
 use crate::pipeline::apply::Obstacle;
 use crate::pipeline::desired::{ServicePortName, TrafficPolicy};
@@ -80,8 +80,8 @@ impl Reconciler {
     /// How many service ports of each family the maps do not hold completely (S-215).
     pub fn held_up(&self) -> [(&'static str, usize); 2] {
         [
-            (Addr4::NAME, self.v4.obstacles.len()),
-            (Addr6::NAME, self.v6.obstacles.len()),
+            (Addr4::NAME, self.v4.obstacles.ports.len()),
+            (Addr6::NAME, self.v6.obstacles.ports.len()),
         ]
     }
 
@@ -111,6 +111,13 @@ impl Reconciler {
         all
     }
 
+    /// ClusterIPs that are not in CLUSTER_IPS, and why.
+    pub fn missing_cluster_ips(&self) -> Vec<(String, Obstacle)> {
+        let mut all = missing_cluster_ips(&self.v4);
+        all.extend(missing_cluster_ips(&self.v6));
+        all
+    }
+
     /// The own node's name, zone and primary addresses.
     pub fn node(&self) -> &crate::pipeline::desired::node::NodeFacts {
         &self.node
@@ -132,6 +139,14 @@ pub(super) fn collisions<'a, A: IpFamily>(
         })
     });
     lost.collect()
+}
+
+fn missing_cluster_ips<A: IpFamily>(family: &Family<A>) -> Vec<(String, Obstacle)> {
+    let prefixes = family.obstacles.prefixes.iter();
+    let text = |prefix: &Prefix<A>| format!("{}/{}", prefix.addr.to_ip(), prefix.len);
+    prefixes
+        .map(|(prefix, obstacle)| (text(prefix), obstacle.clone()))
+        .collect()
 }
 
 fn kept<A: IpFamily>(family: &Family<A>) -> Vec<(SocketAddr, u8)> {
@@ -184,7 +199,7 @@ fn family<A: IpFamily>(family: &Family<A>) -> Vec<ServicePortStatus> {
             external_policy: port.external_policy,
             affinity_timeout_secs: port.affinity_timeout_secs,
             has_endpoints: port.has_endpoints,
-            obstacle: family.obstacles.get(name).cloned(),
+            obstacle: family.obstacles.ports.get(name).cloned(),
         })
         .collect()
 }

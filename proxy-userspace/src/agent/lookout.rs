@@ -1,0 +1,150 @@
+//! What the agent looks after beside its work: what somebody else has changed in the kernel, and
+//! what finds no room.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proxy_common::Counter;
+use tokio::time::Instant;
+
+use super::Agent;
+use super::status::ProblemView;
+use crate::datapath::audit::Drift;
+use crate::events::{Events, Note, Regarding, Severity};
+use crate::objects::ObjectName;
+
+/// Counters of packets that were dropped for want of room, with what is to be done about it.
+const PRESSURES: [(Counter, &str); 2] = [
+    (
+        Counter::InsertFailed,
+        "connections were refused: the flow tables take no more (--max-flows)",
+    ),
+    (
+        Counter::SnatPortsExhausted,
+        "connections were refused: no SNAT port is free (--snat-ports)",
+    ),
+];
+
+/// What was noticed so far.
+#[derive(Debug)]
+pub(super) struct Lookout {
+    events: Events,
+    period: Duration,
+    /// When the next audit is due.
+    pub(super) next: Instant,
+    /// Services that did not fit, and why.
+    without_room: BTreeMap<ObjectName, String>,
+    /// Each of [`PRESSURES`] at the last audit.
+    refused: [Option<u64>; PRESSURES.len()],
+    /// Those that have grown since the one before.
+    pressures: Vec<&'static str>,
+    /// All that audits have repaired.
+    pub(super) drift: u64,
+}
+
+impl Lookout {
+    pub(super) fn new(events: Events, period: Duration) -> Self {
+        Self {
+            events,
+            period,
+            next: Instant::now() + period,
+            without_room: BTreeMap::new(),
+            refused: [None; PRESSURES.len()],
+            pressures: Vec::new(),
+            drift: 0,
+        }
+    }
+
+    /// What of the node itself finds no room.
+    pub(super) fn problems(&self, node: &str) -> Vec<ProblemView> {
+        let pressures = self.pressures.iter();
+        pressures
+            .map(|text| ProblemView {
+                service: format!("node {node}"),
+                problem: (*text).to_owned(),
+            })
+            .collect()
+    }
+
+    /// Tells of Services that fit no more, and of those that fit again.
+    fn tell_room(&mut self, found: BTreeMap<ObjectName, String>) {
+        for (service, text) in &found {
+            if self.without_room.get(service) != Some(text) {
+                let text = format!("{text}: raise --max-services or --max-endpoints");
+                self.tell(service, Severity::Warning, "NoRoom", text);
+            }
+        }
+        for service in self.without_room.keys() {
+            if !found.contains_key(service) {
+                let text = "nothing of it waits for room".to_owned();
+                self.tell(service, Severity::Normal, "RoomFound", text);
+            }
+        }
+        self.without_room = found;
+    }
+
+    fn tell(&self, service: &ObjectName, severity: Severity, reason: &'static str, text: String) {
+        self.events.publish(Note {
+            regarding: Regarding::Service(service.clone()),
+            severity,
+            reason,
+            action: "Program",
+            text,
+        });
+    }
+
+    fn tell_pressure(&mut self, counts: [u64; PRESSURES.len()]) {
+        let rows = PRESSURES.iter().zip(self.refused).zip(counts);
+        let grown = rows.filter(|((_, before), now)| before.is_some_and(|before| before < *now));
+        self.pressures = grown.map(|(((_, text), _), _)| *text).collect();
+        self.refused = counts.map(Some);
+        for text in &self.pressures {
+            self.events.publish(Note {
+                regarding: Regarding::Node,
+                severity: Severity::Warning,
+                reason: "NoRoom",
+                action: "Translate",
+                text: (*text).to_owned(),
+            });
+        }
+    }
+}
+
+impl Agent {
+    /// To be called after each reconcile: `full` things found no room.
+    pub(super) fn tell_room(&mut self, full: u64) {
+        if full > 0 || !self.lookout.without_room.is_empty() {
+            self.lookout.tell_room(self.reconciler.without_room());
+        }
+    }
+
+    /// Compares the kernel with what should be there, repairs and counts.
+    pub(super) fn audit(&mut self) {
+        self.lookout.next = Instant::now() + self.lookout.period;
+        let Drift {
+            programs,
+            interfaces,
+            pins,
+        } = self.datapath.audit(&mut self.maps);
+        let entries = match self.is_ready {
+            true => self
+                .reconciler
+                .audit(&mut self.maps, std::time::Instant::now()),
+            false => 0,
+        };
+        let all = [
+            ("programs", programs),
+            ("pins", pins),
+            ("entries", interfaces + entries),
+        ];
+        for (what, count) in all {
+            self.health.metrics().drifted(what, count);
+            self.lookout.drift += count;
+            if count > 0 {
+                tracing::warn!(what, count, "somebody has changed what is ours: repaired");
+            }
+        }
+        let counts = PRESSURES.map(|(counter, _)| self.maps.counter(counter as u32));
+        self.lookout.tell_pressure(counts);
+    }
+}
