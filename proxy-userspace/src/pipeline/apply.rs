@@ -4,6 +4,8 @@
 mod backend;
 mod frontend;
 
+pub(super) use self::backend::backend_value;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -305,7 +307,7 @@ impl<A: IpFamily, M: Maps + FamilyMaps<A>> Run<'_, A, M> {
 }
 
 /// The key of a range: its length counts the service port's 32 bits too.
-fn range_key<A: IpFamily>(service_port: u32, range: Prefix<A>) -> SourceRangeKey<A> {
+pub(super) fn range_key<A: IpFamily>(service_port: u32, range: Prefix<A>) -> SourceRangeKey<A> {
     SourceRangeKey {
         prefix_len: 32 + range.len,
         service_port,

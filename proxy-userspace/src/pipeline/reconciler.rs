@@ -1,6 +1,7 @@
 //! The stages behind the watch, called in order. No I/O but the writes to the given maps; time is
 //! an argument.
 
+mod audit;
 mod health;
 mod kept;
 mod node_state;

@@ -97,7 +97,8 @@ fn departures(known: &ActualBackend, sets: u8) -> u8 {
     (known.departures + u8::from(has_left)) & (u8::MAX >> flags::DEPARTURES_SHIFT)
 }
 
-fn backend_value<A: IpFamily>(
+/// The element of a backend.
+pub(in crate::pipeline) fn backend_value<A: IpFamily>(
     endpoint: Endpoint<A>,
     backend: &ActualBackend,
     service_port: u32,

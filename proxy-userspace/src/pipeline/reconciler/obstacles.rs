@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Family, Reconciler, Report};
+use super::{Family, Reconciler};
 use crate::family::{IpFamily, Prefix};
-use crate::maps::Maps;
 use crate::objects::ObjectName;
 use crate::pipeline::apply::{Obstacle, Outcome};
 use crate::pipeline::desired::{ServicePortName, TouchedPorts};
@@ -51,21 +50,6 @@ impl Reconciler {
         let mut all = without_room(&self.v4);
         all.extend(without_room(&self.v6));
         all
-    }
-
-    /// Reads the maps again and repairs what somebody else has changed; returns how many writes
-    /// that took. What waits for room is not counted.
-    pub fn audit<M: Maps>(&mut self, maps: &mut M, now: std::time::Instant) -> u64 {
-        let before: Report = self.reconcile(maps, now);
-        if !self.store.is_synced() {
-            return 0;
-        }
-        self.reread(maps);
-        let report = self.reconcile(maps, now);
-        match before.pending {
-            0 => report.writes,
-            _ => 0,
-        }
     }
 }
 

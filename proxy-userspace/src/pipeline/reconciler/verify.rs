@@ -21,12 +21,6 @@ impl Reconciler {
             return;
         }
         self.verify_at = Some(now + VERIFY_PERIOD);
-        self.reread(maps);
-        self.store.touch_all();
-    }
-
-    /// Believes nothing but what the maps say; the next reconcile compares all of it.
-    pub(super) fn reread(&mut self, maps: &impl Maps) {
         let mut shared = restore::shared(maps);
         let v4 = restore::family(maps, &mut shared);
         let v6 = restore::family(maps, &mut shared);
@@ -36,5 +30,6 @@ impl Reconciler {
         self.v6.replace_actual(v6);
         self.has_taken_restored = false;
         self.is_node_touched = true;
+        self.store.touch_all();
     }
 }
