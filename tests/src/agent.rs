@@ -38,7 +38,18 @@ pub struct Agent {
     /// Made by the agent when everything is programmed.
     ready: PathBuf,
     arguments: Vec<String>,
+    pod: Option<Pod>,
 }
+
+/// What an agent finds that runs in a pod.
+#[derive(Clone, Debug)]
+struct Pod {
+    credentials: PathBuf,
+    server: (String, String),
+}
+
+/// Where pods find the credentials of their service account.
+const CREDENTIALS: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 impl Agent {
     /// Starts an agent on `node` and waits until it serves what `manifests` say. `arguments` are
@@ -69,6 +80,22 @@ impl Agent {
         source: (&'static str, &Path),
         arguments: &[&str],
     ) -> Result<Self> {
+        let mut agent = Self::with_source(cluster, node, source, arguments);
+        agent.run()?;
+        Ok(agent)
+    }
+
+    /// An agent that does not run yet, with the objects of the API server that `kubeconfig` names.
+    pub fn to_watch(cluster: &Cluster, node: &Node, kubeconfig: &Path, arguments: &[&str]) -> Self {
+        Self::with_source(cluster, node, ("--kubeconfig", kubeconfig), arguments)
+    }
+
+    fn with_source(
+        cluster: &Cluster,
+        node: &Node,
+        source: (&'static str, &Path),
+        arguments: &[&str],
+    ) -> Self {
         let common = [
             ("--node-name", node.name.clone()),
             (source.0, source.1.display().to_string()),
@@ -86,15 +113,27 @@ impl Agent {
                 .dir()
                 .join(format!("{}.{kind}", node.name))
         };
-        let mut agent = Self {
+        Self {
             child: None,
             node: node.clone(),
             log: file("log"),
             ready: file("ready"),
             arguments: common.chain(own).collect(),
-        };
-        agent.run()?;
-        Ok(agent)
+            pod: None,
+        }
+    }
+
+    /// From the next start on the agent finds its API server as a pod does: by the mounted
+    /// `credentials` and by KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT.
+    pub fn set_pod(&mut self, credentials: PathBuf, host: &str, port: u16) {
+        if let Some(at) = self.arguments.iter().position(|it| it == "--kubeconfig") {
+            self.arguments.drain(at..at + 2);
+        }
+        let server = (host.to_owned(), port.to_string());
+        self.pod = Some(Pod {
+            credentials,
+            server,
+        });
     }
 
     /// Starts the agent again, after [`Self::stop`] or [`Self::kill`], and waits for it.
@@ -118,7 +157,10 @@ impl Agent {
             .create(true)
             .append(true)
             .open(&self.log)?;
-        let mut command = Command::new(binary()?);
+        let mut command = match &self.pod {
+            None => Command::new(binary()?),
+            Some(pod) => pod.command(&binary()?),
+        };
         command.arg("agent").args(&self.arguments).args(more);
         command.arg("--ready-file").arg(&self.ready);
         command
@@ -250,6 +292,22 @@ impl Agent {
         };
         kill(Pid::from_raw(child.id().try_into()?), signal)?;
         Ok(child.wait()?)
+    }
+}
+
+impl Pod {
+    /// Runs `binary` with a mount namespace of its own, as the same process.
+    fn command(&self, binary: &Path) -> Command {
+        let script = format!(
+            "mkdir -p /var/run/secrets && mount -t tmpfs secrets /var/run/secrets && \
+             mkdir -p {CREDENTIALS} && cp \"$0\"/* {CREDENTIALS}/ && exec \"$@\""
+        );
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", &script]);
+        command.arg(&self.credentials).arg(binary);
+        command.env("KUBERNETES_SERVICE_HOST", &self.server.0);
+        command.env("KUBERNETES_SERVICE_PORT", &self.server.1);
+        command
     }
 }
 

@@ -88,6 +88,22 @@ impl Lab {
         Ok(path)
     }
 
+    /// What a pod of a service account gets mounted.
+    pub fn pod_credentials(&self, namespace: &str, account: &str) -> Result<PathBuf> {
+        let token = self.kubectl(&["-n", namespace, "create", "token", account])?;
+        let dir = self.state.join(format!("{account}.mount"));
+        fs::create_dir_all(&dir)?;
+        fs::write(dir.join("token"), token.trim())?;
+        fs::write(dir.join("namespace"), namespace)?;
+        fs::copy(self.state.join("ca.crt"), dir.join("ca.crt"))?;
+        Ok(dir)
+    }
+
+    /// The address that the API server listens on, at port 6443.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     /// Where the API server listens.
     pub fn url(&self) -> String {
         format!("https://{}:6443", self.address)

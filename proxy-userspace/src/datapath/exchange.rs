@@ -186,8 +186,14 @@ impl Changed {
 /// Copies what old programs wrote into old flow tables, and forgets these. To be called when no
 /// old program runs any more.
 pub fn finish(pins: &Pins) -> Result<(), PinError> {
+    copy_flows(pins)?;
+    pins.remove_folder(PinKind::OldMaps)
+}
+
+/// Copies what old programs have written into old flow tables since these were exchanged.
+pub fn copy_flows(pins: &Pins) -> Result<(), PinError> {
     if pins.names(PinKind::OldMaps).is_empty() {
-        return pins.remove_folder(PinKind::OldMaps);
+        return Ok(());
     }
     let ours = Abi::current();
     let theirs = Abi::read(pins, PinKind::OldMaps)?.unwrap_or_else(|| ours.clone());
@@ -208,7 +214,7 @@ pub fn finish(pins: &Pins) -> Result<(), PinError> {
             })?;
         }
     }
-    pins.remove_folder(PinKind::OldMaps)
+    Ok(())
 }
 
 fn open(pins: &Pins, kind: PinKind, name: &str) -> Result<AnyMap, PinError> {

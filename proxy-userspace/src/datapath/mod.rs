@@ -196,6 +196,10 @@ impl Datapath {
     /// Swaps the programs of every interface that carries some, lets go of those that are not
     /// wanted, and serves the others. One interface that fails does not keep the others.
     pub fn start_interfaces(&mut self, maps: &mut KernelMaps, wanted: BTreeMap<u32, Plan>) {
+        // The last moment before the first program is swapped: little is left for the next copy.
+        if let Err(error) = exchange::copy_flows(&self.pins) {
+            tracing::error!(error = crate::error_chain(&error), "flows not copied yet");
+        }
         for ifindex in attach::attached(&self.pins) {
             if !wanted.get(&ifindex).is_some_and(Plan::is_attached) {
                 self.release(ifindex);

@@ -1,6 +1,7 @@
 //! The product on a node: the agent over fake maps, the pipeline over what it wrote, and the
 //! stack's routing around it.
 
+mod meddler;
 mod programs;
 
 use std::cell::Cell;
@@ -162,6 +163,30 @@ impl Node {
         Ok(())
     }
 
+    /// Somebody writes into the maps; an audit finds out, and nothing is different afterwards.
+    pub fn meddle(&mut self, seed: u64) -> Result<()> {
+        let before = meddler::state(&self.maps);
+        let writes = meddler::meddle(&mut self.maps, seed);
+        let drift = self.reconciler.audit(&mut self.maps, self.clock);
+        self.settle()?;
+        let after = meddler::state(&self.maps);
+        if (drift > 0) != (writes > 0) {
+            bail!("S-010: {drift} entries were wrong after {writes} foreign writes");
+        }
+        if after != before {
+            bail!("S-010: {before}instead of {after}");
+        }
+        show(&self.maps, &mut self.v4);
+        show(&self.maps, &mut self.v6);
+        Ok(())
+    }
+
+    /// All flows are forgotten, as if others had been more recent.
+    pub fn evict(&mut self) {
+        evict(&mut self.v4);
+        evict(&mut self.v6);
+    }
+
     fn settle(&mut self) -> Result<()> {
         for _ in 0..ROUNDS_MAX {
             let report = self.reconciler.reconcile(&mut self.maps, self.clock);
@@ -291,6 +316,12 @@ pub fn list(objects: &Objects, node_name: &str) -> Vec<ObjectEvent> {
     events.extend(visible.cloned().map(ObjectEvent::Applied));
     events.extend(KINDS.map(ObjectEvent::Listed));
     events
+}
+
+fn evict<F: ModelFamily>(tables: &mut HostTables<F>) {
+    let written = tables.written.get_mut();
+    written.handshakes.clear();
+    written.flows.clear();
 }
 
 fn is_attached(ifindex: u32) -> bool {

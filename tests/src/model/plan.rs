@@ -30,6 +30,12 @@ pub enum Action {
     Delete(Kind, ObjectName),
     /// Everything is listed again.
     Relist,
+    /// The watch tells this state of an object, late, and then the one that it is in.
+    Stale(Object),
+    /// Somebody writes into the maps, by this seed, and an audit finds out.
+    Meddle(u64),
+    /// The flow tables are needed for others: what they hold is forgotten.
+    Evict,
     /// The addresses of this node change: beside its own ones it has these.
     Addresses(Vec<IpAddr>),
     /// The agent reconciles until it is at rest.

@@ -36,12 +36,13 @@ impl Random {
         value ^ value >> 31
     }
 
-    fn below(&mut self, limit: usize) -> usize {
+    /// A number below `limit`.
+    pub fn below(&mut self, limit: usize) -> usize {
         (self.next() % limit as u64) as usize
     }
 
     /// True so many times of a hundred.
-    fn chance(&mut self, percent: usize) -> bool {
+    pub fn chance(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
 
@@ -116,7 +117,13 @@ fn action(random: &mut Random, targets: &[Target]) -> Action {
 
 fn change(random: &mut Random) -> Action {
     let (namespace, name) = (random.pick(&NAMESPACES), random.pick(&NAMES));
-    match random.below(20) {
+    match random.below(23) {
+        20 => Action::Meddle(random.next()),
+        21 => Action::Evict,
+        22 => Action::Stale(match random.chance(50) {
+            true => service(random, namespace, name),
+            false => slice(random, namespace, name),
+        }),
         0..6 => Action::Apply(service(random, namespace, name)),
         6..14 => Action::Apply(slice(random, namespace, name)),
         14 => Action::Delete(Kind::Service, object_name(namespace, name)),

@@ -92,6 +92,22 @@ impl Run {
                 }
                 Ok(())
             }
+            Action::Stale(object) => {
+                self.tell_stale(object);
+                Ok(())
+            }
+            Action::Meddle(seed) => {
+                self.sync(Trouble::None)?;
+                self.count("audited");
+                let audited = self.node.meddle(*seed);
+                audited.map_err(|error| format!("{error:#}"))
+            }
+            Action::Evict => {
+                self.count("evicted");
+                self.node.evict();
+                self.flows.evict();
+                Ok(())
+            }
             Action::Addresses(extra) => {
                 self.own = own_addresses();
                 self.own.extend(extra);
@@ -125,6 +141,21 @@ impl Run {
         };
         self.node.tell(event);
         self.api.all.insert((kind, name), object.clone());
+    }
+
+    /// An event that comes late, and the right one behind it.
+    fn tell_stale(&mut self, object: &Object) {
+        let (kind, name) = Objects::key(object);
+        if Objects::is_visible(object, &self.oracle.settings.node_name) {
+            self.node.tell(ObjectEvent::Applied(object.clone()));
+        }
+        let known = self.api.all.get(&(kind, name.clone()));
+        let known =
+            known.filter(|known| Objects::is_visible(known, &self.oracle.settings.node_name));
+        self.node.tell(match known {
+            Some(known) => ObjectEvent::Applied(known.clone()),
+            None => ObjectEvent::Deleted(kind, name),
+        });
     }
 
     fn sync(&mut self, trouble: Trouble) -> Result<(), String> {

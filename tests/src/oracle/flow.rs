@@ -198,6 +198,12 @@ impl Flows {
         self.flows.insert(key, flow);
     }
 
+    /// Nothing is known of any flow; bindings stay.
+    pub fn evict(&mut self) {
+        self.flows.clear();
+        self.replaced.clear();
+    }
+
     /// A flow was decided anew and did not become one.
     pub fn forget(&mut self, key: &Key) {
         if let Some(old) = self.flows.remove(key) {

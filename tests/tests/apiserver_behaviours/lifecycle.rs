@@ -19,6 +19,11 @@ pub const BEHAVIOURS: &[Behaviour] = &[
         "S-006, S-008, S-179",
         api_server_restarts,
     ),
+    behaviour(
+        "agent in a pod reaches the server that KUBERNETES_SERVICE_HOST names",
+        "S-179, S-183",
+        agent_in_a_pod,
+    ),
 ];
 
 /// Connections made one after the other while `change` happens, none of which may fail.
@@ -94,6 +99,24 @@ fn api_server_restarts(world: &mut World) -> Result<()> {
             .context("while it is away")?;
         world.lab.up()?;
         let two = world.service_of("apirestart-two", "apirestart", &json!({}))?;
+        world.await_all(&INSIDE, two.cluster_ip()?, &["a", "b"])
+    })
+}
+
+/// The variables that a pod gets name the `kubernetes` Service, which this agent is there to serve:
+/// a deployment gives them another value.
+fn agent_in_a_pod(world: &mut World) -> Result<()> {
+    world.run_pods("inpod", &["a", "b"])?;
+    let one = world.service("inpod", &json!({}))?.cluster_ip()?;
+    world.await_all(&INSIDE, one, &["a", "b"])?;
+    without_a_failure(world, one, |world| {
+        let credentials = world.lab.pod_credentials("kube-system", "shunt")?;
+        for agent in &mut world.agents {
+            agent.stop()?;
+            agent.set_pod(credentials.clone(), world.lab.address(), 6443);
+            agent.run()?;
+        }
+        let two = world.service_of("inpod-two", "inpod", &json!({}))?;
         world.await_all(&INSIDE, two.cluster_ip()?, &["a", "b"])
     })
 }

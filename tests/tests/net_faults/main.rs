@@ -4,6 +4,8 @@ mod http;
 mod kills;
 mod others;
 mod room;
+mod server;
+mod upgrade;
 mod world;
 
 use std::time::Duration;

@@ -62,6 +62,18 @@ impl World {
         Load::hold(&self.rig, "all")
     }
 
+    /// The objects of a state.
+    pub fn objects(&self, state: usize) -> &[Value] {
+        &self.objects[state]
+    }
+
+    /// The Service that is there in the first state only.
+    pub fn gone(&self) -> &Value {
+        let mut first = self.objects[0].iter();
+        let come = first.find(|it| it["kind"] == "Service" && it["metadata"]["name"] == "come");
+        come.expect("the first state has it")
+    }
+
     /// Writes the objects of a state.
     pub fn write(&self, state: usize) -> Result<()> {
         self.rig.manifests.write("storm", &self.objects[state])?;
