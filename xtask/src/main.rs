@@ -6,6 +6,7 @@ mod build;
 mod check;
 mod command;
 mod demo;
+mod kernels;
 mod progress;
 mod rules;
 mod setup;
@@ -31,6 +32,8 @@ enum Verb {
     Check,
     /// Shows which tests cite which rule of docs/service-semantics.md
     Rules,
+    /// Runs the kernel tests on other kernels, booted in qemu (root)
+    Kernels(kernels::Options),
     /// Shows Services at work in a small cluster of network namespaces on this machine (root)
     Demo(demo::Options),
 }
@@ -42,6 +45,7 @@ fn main() -> std::process::ExitCode {
         Verb::Test(options) => test::run(&options),
         Verb::Check => check::run(),
         Verb::Rules => rules::run(),
+        Verb::Kernels(options) => kernels::run(&options),
         Verb::Demo(options) => demo::run(&options),
     };
     match outcome {

@@ -111,7 +111,7 @@ fn files(layer: Layer, totals: &mut Totals, variables: &[(&str, &Path)]) -> Resu
 
 /// `cargo test` on the whole workspace. Every layer has the same variables: another value of
 /// `SHUNT_EBPF_OBJECT` would build the agent's library again.
-fn cargo_test() -> Command {
+pub fn cargo_test() -> Command {
     let mut cargo = command::cargo("test");
     cargo.args(["--workspace", "--no-fail-fast"]);
     cargo.env("SHUNT_EBPF_OBJECT", build::object());

@@ -38,6 +38,24 @@ pub fn network_tools() -> Result<()> {
     ])
 }
 
+/// Finds or installs what boots a kernel in an emulated machine.
+pub fn kernel_tools() -> Result<()> {
+    packages::ensure_programs(&[
+        ("qemu-system-x86_64", "qemu-system-x86"),
+        ("busybox", "busybox-static"),
+        ("cpio", "cpio"),
+        ("depmod", "kmod"),
+        ("ping", "iputils-ping"),
+        ("sysctl", "procps"),
+        ("objcopy", "binutils"),
+    ])
+}
+
+/// apt's package lists, read in this run.
+pub fn package_lists() -> Result<()> {
+    packages::update()
+}
+
 /// Fails where this process may not load BPF programs or make network namespaces.
 pub fn require_root(verb: &str, instead: &str) -> Result<()> {
     if !command::is_root() {

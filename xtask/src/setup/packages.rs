@@ -48,7 +48,7 @@ pub fn install(packages: &[&str]) -> Result<()> {
 }
 
 /// Reads the package lists afresh, once: a fresh image has none.
-fn update() -> Result<()> {
+pub fn update() -> Result<()> {
     static UPDATED: OnceLock<()> = OnceLock::new();
     if UPDATED.get().is_none() {
         progress::long(
