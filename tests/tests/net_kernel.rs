@@ -60,7 +60,7 @@ fn this_kernel_serves_every_path() -> Result<()> {
     rules(&["S-104", "S-178"]);
     let mut rig = Rig::new(Variant::default(), &[])?;
     let status = rig.agents[0].status()?;
-    println!("features: {}", status["features"]);
+    println!("\n@features {} {}", status["tc"], status["features"]);
     features(&status)?;
     for path in PATHS {
         for family in FAMILIES {

@@ -6,12 +6,16 @@ mod guest;
 mod package;
 mod programs;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::fs;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum as _;
+use serde_json::Value;
 
 use crate::build;
+use crate::command;
 use crate::progress;
 use crate::setup;
 
@@ -63,8 +67,10 @@ impl fmt::Display for Kernel {
 pub struct Outcome {
     /// Its release, as it says itself.
     pub release: String,
-    /// What the agent found, as JSON.
-    pub features: String,
+    /// How the agent attached its programs to interfaces.
+    pub tc: String,
+    /// What the agent found, by name.
+    pub features: BTreeMap<String, Value>,
     /// Tests by name.
     pub tests: BTreeMap<String, bool>,
 }
@@ -83,22 +89,67 @@ pub fn run(options: &Options) -> Result<()> {
     setup::require_root("kernels", "run it as root")?;
     setup::network_tools()?;
     build::agent()?;
-    let mut words = Vec::new();
-    let mut bad = 0;
+    let mut outcomes = Vec::new();
     for kernel in &options.kernels {
-        let outcome = test(*kernel)?;
-        bad += usize::from(!outcome.is_good());
-        words.push(format!(
-            "{kernel} ({}) {}",
-            outcome.release,
-            summary(&outcome)
-        ));
+        outcomes.push((*kernel, test(*kernel)?));
+    }
+    let words: Vec<String> = outcomes
+        .iter()
+        .map(|(kernel, outcome)| format!("{kernel} {}", summary(outcome)))
+        .collect();
+    let bad = outcomes.iter().filter(|(_, outcome)| !outcome.is_good());
+    let bad = bad.count();
+    if bad == 0
+        && Kernel::value_variants()
+            .iter()
+            .all(|all| options.kernels.contains(all))
+    {
+        let page = command::root().join("docs/kernel-support.md");
+        fs::write(&page, support(&outcomes)).context("writing docs/kernel-support.md")?;
     }
     println!("kernels: {}", words.join("; "));
     if bad > 0 {
         bail!("{bad} of {} kernels failed", options.kernels.len());
     }
     Ok(())
+}
+
+/// The page that says what was found on which kernel.
+fn support(outcomes: &[(Kernel, Outcome)]) -> String {
+    let mut page = String::from(
+        "# Kernels that are tested\n\n\
+         Written by `cargo xtask kernels`. On each kernel every program passed the verifier, the \
+         Case table and the packets of\n`tests/explain` gave the same in the kernel as on the host, \
+         and real sockets in network namespaces reached their\nServices over every path. A feature \
+         that its release should have and that is missing is a failure.\n\n",
+    );
+    let names: BTreeSet<&String> = outcomes
+        .iter()
+        .flat_map(|(_, outcome)| outcome.features.keys())
+        .filter(|name| *name != "kernel")
+        .collect();
+    let row = |first: &str, cells: &mut dyn Iterator<Item = String>| {
+        let cells: Vec<String> = cells.collect();
+        format!("| {first} | {} |\n", cells.join(" | "))
+    };
+    page += &row(
+        "",
+        &mut outcomes.iter().map(|(_, found)| found.release.clone()),
+    );
+    page += &row("---", &mut outcomes.iter().map(|_| "---".to_owned()));
+    page += &row(
+        "programs at interfaces",
+        &mut outcomes.iter().map(|(_, found)| found.tc.clone()),
+    );
+    for name in names {
+        let cell = |(_, found): &(Kernel, Outcome)| match found.features.get(name) {
+            Some(Value::Bool(true)) => "yes".to_owned(),
+            Some(Value::Bool(false)) => "no".to_owned(),
+            other => format!("{other:?}"),
+        };
+        page += &row(&format!("`{name}`"), &mut outcomes.iter().map(cell));
+    }
+    page
 }
 
 /// Runs everything on one kernel. The agent has been built.
@@ -113,12 +164,7 @@ pub fn test(kernel: Kernel) -> Result<Outcome> {
             boot::qemu(&other.to_string(), &image, &initramfs)?
         }
     };
-    progress::say(&format!(
-        "{kernel}: {}: {}; {}",
-        outcome.release,
-        summary(&outcome),
-        outcome.features
-    ));
+    progress::say(&format!("{kernel}: {}", summary(&outcome)));
     Ok(outcome)
 }
 
@@ -128,5 +174,11 @@ fn summary(outcome: &Outcome) -> String {
         Some(false) => format!("{name} FAILED"),
         None => format!("{name} NOT RUN"),
     };
-    TESTS.iter().map(state).collect::<Vec<_>>().join(", ")
+    let tests: Vec<String> = TESTS.iter().map(state).collect();
+    format!(
+        "({}, {}): {}",
+        outcome.release,
+        outcome.tc,
+        tests.join(", ")
+    )
 }

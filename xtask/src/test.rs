@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::build;
 use crate::command;
+use crate::kernels::{self, Kernel};
 use crate::rules;
 use crate::setup;
 
@@ -75,12 +76,23 @@ fn everything(totals: &mut Totals) -> Result<()> {
     let lab = lab?;
     heading("kernel: programs in the kernel, network namespaces, real sockets");
     files(Layer::Kernel, totals, &[])?;
+    heading("kernel 5.10, the oldest: the same programs, and a cluster, in an emulated machine");
+    oldest_kernel(totals)?;
     heading("API server: the agent against a real control plane");
     files(
         Layer::ApiServer,
         totals,
         &[("SHUNT_LAB_BIN", lab.as_path())],
     )
+}
+
+fn oldest_kernel(totals: &mut Totals) -> Result<()> {
+    let outcome = kernels::test(Kernel::V5_10)?;
+    let passed = outcome.tests.values().filter(|passed| **passed).count() as u64;
+    totals.passed += passed;
+    totals.failed += outcome.tests.len() as u64 - passed;
+    totals.bad_runs += u64::from(!outcome.is_good());
+    Ok(())
 }
 
 fn host(totals: &mut Totals) -> Result<()> {

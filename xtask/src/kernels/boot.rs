@@ -29,14 +29,13 @@ pub fn qemu(name: &str, image: &Image, initramfs: &Path) -> Result<Outcome> {
         .arg(initramfs)
         .args(["-append", "console=ttyS0 quiet panic=-1"]);
     let log = command::target(&format!("xtask/kernel-{name}.log"));
-    let mut outcome = watch(&mut qemu, name, &log)?;
+    let outcome = watch(&mut qemu, name, &log)?;
     if outcome.release.is_empty() {
         bail!("{name}: it did not boot; see {}", log.display());
     }
     if !outcome.is_good() {
         progress::say(&format!("{name}: see {}", log.display()));
     }
-    outcome.release.truncate(outcome.release.trim_end().len());
     Ok(outcome)
 }
 
@@ -68,7 +67,8 @@ fn watch(command: &mut Command, name: &str, log: &Path) -> Result<Outcome> {
     let output = child.stdout.take().context("its output was asked for")?;
     let mut outcome = Outcome {
         release: String::new(),
-        features: String::new(),
+        tc: String::new(),
+        features: BTreeMap::new(),
         tests: BTreeMap::new(),
     };
     for line in BufReader::new(output).split(b'\n') {
@@ -78,7 +78,11 @@ fn watch(command: &mut Command, name: &str, log: &Path) -> Result<Outcome> {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words.as_slice() {
             ["@release", release] => (*release).clone_into(&mut outcome.release),
-            ["features:", features @ ..] => outcome.features = features.join(" "),
+            ["@features", tc, features] => {
+                let features = serde_json::from_str(features).context("the features")?;
+                outcome.tc = tc.trim_matches('"').to_owned();
+                outcome.features = features;
+            }
             [BEGIN, test] => progress::say(&format!("{name}: {test} ...")),
             [END, test, status] => {
                 outcome.tests.insert((*test).to_owned(), *status == "0");

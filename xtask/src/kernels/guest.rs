@@ -44,7 +44,9 @@ pub fn initramfs(image: &Image, programs: &Programs) -> Result<PathBuf> {
     for (_, test) in &programs.tests {
         strip(test, &below(&root, test))?;
     }
-    strip(&programs.agent, &below(&root, &programs.agent))?;
+    for program in [&programs.agent, &programs.probe] {
+        strip(program, &below(&root, program))?;
+    }
     copy(&programs.object, &below(&root, &programs.object))?;
     for folder in ["tests/explain", "tests/scenarios"] {
         let folder = command::root().join(folder);

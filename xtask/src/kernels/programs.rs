@@ -27,6 +27,8 @@ pub struct Programs {
     pub tests: Vec<(String, PathBuf)>,
     /// The agent.
     pub agent: PathBuf,
+    /// Client and server of the network tests.
+    pub probe: PathBuf,
     /// The BPF object.
     pub object: PathBuf,
 }
@@ -61,6 +63,7 @@ pub fn build(names: &[&str]) -> Result<Programs> {
     Ok(Programs {
         tests: tests.collect::<Result<_>>()?,
         agent: command::target("release/shunt"),
+        probe: command::target("debug/probe"),
         object: build::object(),
     })
 }
@@ -73,6 +76,8 @@ impl Programs {
             let found = command::which(tool).with_context(|| format!("no program {tool}"))?;
             files.insert(found);
         }
+        // nft reads names of protocols.
+        files.insert(PathBuf::from("/etc/protocols"));
         // iptables loads its matches and targets by name.
         let multiarch = command::first_line("gcc", &["-print-multiarch"])
             .or_else(|| command::first_line("dpkg-architecture", &["-qDEB_HOST_MULTIARCH"]))
@@ -84,7 +89,11 @@ impl Programs {
         {
             files.insert(entry.path());
         }
-        let programs = self.tests.iter().map(|(_, path)| path).chain([&self.agent]);
+        let programs = self
+            .tests
+            .iter()
+            .map(|(_, path)| path)
+            .chain([&self.agent, &self.probe]);
         let mut libraries = BTreeSet::new();
         for file in programs.chain(&files) {
             libraries.extend(libraries_of(file)?);
