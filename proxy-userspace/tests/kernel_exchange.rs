@@ -51,8 +51,10 @@ fn any_map(pins: &Pins, kind: PinKind, name: &str) -> AnyMap {
     AnyMap::new(fd).unwrap()
 }
 
+type Content = BTreeMap<&'static str, Vec<(Vec<u8>, Vec<u8>)>>;
+
 /// What every map holds, by its name.
-fn content(pins: &Pins) -> BTreeMap<&'static str, Vec<(Vec<u8>, Vec<u8>)>> {
+fn content(pins: &Pins) -> Content {
     let all = catalog(&sizes(1)).into_iter().map(|spec| {
         let mut entries = any_map(pins, PinKind::Maps, spec.name).entries().unwrap();
         entries.sort();

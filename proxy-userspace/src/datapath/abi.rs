@@ -35,6 +35,9 @@ struct Layout {
     fields: Vec<(String, usize)>,
 }
 
+/// Name, offset and length of fields.
+pub type Fields<'a> = Vec<(&'a str, usize, usize)>;
+
 /// What a map holds, of which one cannot be made the other.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ConvertError {
@@ -203,7 +206,7 @@ impl Abi {
     }
 
     /// Name, offset and length of each field of a type but padding, and the bytes of the whole.
-    pub fn fields(&self, layout: &str) -> Option<(Vec<(&str, usize, usize)>, usize)> {
+    pub fn fields(&self, layout: &str) -> Option<(Fields<'_>, usize)> {
         let layout = self.layouts.get(layout)?;
         Some((layout.parts().collect(), layout.size))
     }

@@ -19,10 +19,6 @@ pub struct Plan {
 
 /// One thing that happens.
 #[derive(Clone, Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a plan has some hundred actions; a box would only make it harder to read"
-)]
 pub enum Action {
     /// An object is created or replaced in the API.
     Apply(Object),
