@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum as _;
 use serde_json::Value;
 
+use self::programs::Programs;
 use crate::build;
 use crate::command;
 use crate::progress;
@@ -89,9 +90,10 @@ pub fn run(options: &Options) -> Result<()> {
     setup::require_root("kernels", "run it as root")?;
     setup::network_tools()?;
     build::agent()?;
+    let programs = programs()?;
     let mut outcomes = Vec::new();
     for kernel in &options.kernels {
-        outcomes.push((*kernel, test(*kernel)?));
+        outcomes.push((*kernel, test(*kernel, &programs)?));
     }
     let words: Vec<String> = outcomes
         .iter()
@@ -152,15 +154,19 @@ fn support(outcomes: &[(Kernel, Outcome)]) -> String {
     page
 }
 
-/// Runs everything on one kernel. The agent has been built.
-pub fn test(kernel: Kernel) -> Result<Outcome> {
-    let programs = programs::build(&TESTS)?;
+/// What runs on every kernel. The agent has been built.
+pub fn programs() -> Result<Programs> {
+    programs::build(&TESTS)
+}
+
+/// Runs everything on one kernel.
+pub fn test(kernel: Kernel, programs: &Programs) -> Result<Outcome> {
     let outcome = match kernel {
-        Kernel::Host => boot::here(&programs)?,
+        Kernel::Host => boot::here(programs)?,
         other => {
             setup::kernel_tools()?;
             let image = package::kernel(other)?;
-            let initramfs = guest::initramfs(&image, &programs)?;
+            let initramfs = guest::initramfs(&image, programs)?;
             boot::qemu(&other.to_string(), &image, &initramfs)?
         }
     };
