@@ -24,6 +24,9 @@ use way_back::{leaves_unseen, returns_here};
 pub enum SourcePort {
     /// The packet's own, unless another connection has the tuple (S-099).
     OfPacket,
+    /// The same for a process of this node: nor may one of its sockets have a connection to the
+    /// backend itself from this port (decision 0009).
+    OfProcess,
     /// The SNAT ranges: the source address is another (P-13).
     FromRanges,
 }
@@ -191,7 +194,11 @@ where
     if !way.is_snat && !way.is_node && out != way.bridge {
         return Ok(through_stack::<F>(connection));
     }
-    let mut port = SourcePort::OfPacket;
+    let mut port = if way.is_node {
+        SourcePort::OfProcess
+    } else {
+        SourcePort::OfPacket
+    };
     if way.is_snat {
         let source = F::masquerade_address(&interface);
         if source == F::Addr::UNSPECIFIED {

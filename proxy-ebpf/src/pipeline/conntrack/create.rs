@@ -134,7 +134,7 @@ where
         {
             return Ok(());
         }
-        if let SourcePort::OfPacket = port {
+        if !matches!(port, SourcePort::FromRanges) {
             tables.count(Counter::TupleClash);
             port = SourcePort::FromRanges;
         }

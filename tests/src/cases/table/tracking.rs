@@ -392,6 +392,7 @@ fn expired() -> Vec<Case> {
 
 fn clashes() -> Vec<Case> {
     let other = (Role::ClusterIp, 81);
+    let process = syn((Role::Node, CLIENT_PORT), VIP);
     let packet = syn(POD_AT, VIP);
     let closed = pod_flow().closed(RST_ORIGINAL);
     vec![
@@ -425,6 +426,21 @@ fn clashes() -> Vec<Case> {
         .passed(
             syn((Role::Node, SNAT_PORT), REMOTE_AT),
             &[NewFlow, OriginalStack],
+        ),
+        case(
+            "a process has a connection to the backend itself from this port",
+            &["S-099"],
+            process.clone(),
+        )
+        .egress(UPLINK)
+        .world(World {
+            sockets: vec![((Role::Node, CLIENT_PORT), REMOTE_AT, protocol::TCP)],
+            ..with_backend(Role::RemoteBackend)
+        })
+        .ends(
+            Verdict::Redirect(UPLINK),
+            Out::Packet(process.src((Role::Node, SNAT_PORT)).dst(REMOTE_AT)),
+            &[TupleClash, NewFlow, OriginalRedirect],
         ),
         case(
             "a connection to the backend itself, from the port of a closed flow",
