@@ -32,7 +32,7 @@ const TESTS: [&str; 4] = [
 #[derive(clap::Args)]
 pub struct Options {
     /// Kernels to test on; `host` is the running one
-    #[arg(value_enum, default_values_t = [Kernel::V5_10, Kernel::V6_1, Kernel::V6_12, Kernel::Host])]
+    #[arg(value_enum, default_values_t = Kernel::value_variants().to_vec())]
     kernels: Vec<Kernel>,
 }
 
@@ -120,10 +120,10 @@ pub fn run(options: &Options) -> Result<()> {
 fn support(outcomes: &[(Kernel, Outcome)]) -> String {
     let mut page = String::from(
         "# Kernels that are tested\n\n\
-         Written by `cargo xtask kernels`. On each kernel every program passed the verifier, the \
-         Case table and the packets of\n`tests/explain` gave the same in the kernel as on the host, \
-         and real sockets in network namespaces reached their\nServices over every path. A feature \
-         that its release should have and that is missing is a failure.\n\n",
+         Written by `cargo xtask kernels`. On each kernel every program passed the verifier, the\n\
+         Case table and the packets of `tests/explain` gave in the kernel what they gave on the\n\
+         host, and real sockets in network namespaces reached their Services over every path. A\n\
+         feature that its release should have and that is missing is a failure.\n\n",
     );
     let names: BTreeSet<&String> = outcomes
         .iter()

@@ -165,7 +165,9 @@ fn script(programs: &Programs) -> String {
     for (name, path) in &programs.tests {
         let path = path.display();
         text += &format!(
-            "echo \"{BEGIN} {name}\"\n{path} --test-threads=1 --nocapture 2>&1\necho \"{END} {name} $?\"\n"
+            "echo \"{BEGIN} {name}\"\n\
+             {path} --test-threads=1 --nocapture 2>&1\n\
+             echo \"{END} {name} $?\"\n"
         );
     }
     text + "poweroff -f\n"
