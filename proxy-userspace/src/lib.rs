@@ -17,6 +17,7 @@ pub mod objects;
 pub mod pipeline;
 pub mod restore;
 pub mod settings;
+pub mod sorted;
 
 /// Cites the rules that a test is about: read by `cargo xtask rules`.
 #[cfg(test)]

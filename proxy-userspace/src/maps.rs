@@ -103,4 +103,6 @@ pub trait Maps: FamilyMaps<Addr4> + FamilyMaps<Addr6> {
     fn insert_interface(&mut self, ifindex: u32, interface: &Interface) -> MapResult;
     /// INTERFACES: the interface is gone.
     fn remove_interface(&mut self, ifindex: u32) -> MapResult;
+    /// Everything was read: memory that only this needed may be given back.
+    fn rest(&mut self) {}
 }

@@ -3,9 +3,11 @@
 //! discovery.k8s.io/v1, networking.k8s.io/v1); which are read, and which on purpose are not, is in
 //! the rules S-0xx.
 
+mod fields;
+
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// `metadata`, trimmed.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
@@ -15,7 +17,8 @@ pub struct Metadata {
     pub namespace: String,
     /// Name.
     pub name: String,
-    /// Labels.
+    /// Labels, as far as they are read.
+    #[serde(deserialize_with = "fields::labels_read")]
     pub labels: BTreeMap<String, String>,
     /// RFC 3339; decides collisions (S-034).
     pub creation_timestamp: Option<String>,
@@ -38,7 +41,7 @@ pub struct Service {
 }
 
 /// `spec` of a Service.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServiceSpec {
     /// ClusterIP, NodePort, LoadBalancer or ExternalName; absent: ClusterIP.
@@ -72,7 +75,7 @@ pub struct ServiceSpec {
 }
 
 /// One entry of `spec.ports`.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServicePortSpec {
     /// Name; may be empty in a Service with one port.
@@ -86,7 +89,7 @@ pub struct ServicePortSpec {
 }
 
 /// `spec.sessionAffinityConfig`.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SessionAffinityConfig {
     /// For ClientIP.
@@ -95,7 +98,7 @@ pub struct SessionAffinityConfig {
 }
 
 /// `spec.sessionAffinityConfig.clientIP`.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ClientIpConfig {
     /// 1 to 86,400; absent: 10,800 (S-032).
@@ -103,7 +106,7 @@ pub struct ClientIpConfig {
 }
 
 /// `status` of a Service.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServiceStatus {
     /// Load balancer addresses.
@@ -111,7 +114,7 @@ pub struct ServiceStatus {
 }
 
 /// `status.loadBalancer`.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct LoadBalancerStatus {
     /// Its addresses.
@@ -119,7 +122,7 @@ pub struct LoadBalancerStatus {
 }
 
 /// One address of a load balancer.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct LoadBalancerIngress {
     /// Address; absent where there is only a hostname.
@@ -137,10 +140,10 @@ pub struct EndpointSlice {
     /// IPv4, IPv6 or FQDN.
     pub address_type: String,
     /// Endpoints; `null` is an empty list.
-    #[serde(deserialize_with = "null_as_default")]
+    #[serde(deserialize_with = "fields::null_as_default")]
     pub endpoints: Vec<Endpoint>,
     /// Ports; `null` is an empty list.
-    #[serde(deserialize_with = "null_as_default")]
+    #[serde(deserialize_with = "fields::null_as_default")]
     pub ports: Vec<EndpointPort>,
 }
 
@@ -171,19 +174,19 @@ pub struct EndpointConditions {
 }
 
 /// `hints` of an endpoint.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EndpointHints {
     /// Zones that should use it.
-    #[serde(deserialize_with = "null_as_default")]
+    #[serde(deserialize_with = "fields::null_as_default")]
     pub for_zones: Vec<HintName>,
     /// Nodes that should use it.
-    #[serde(deserialize_with = "null_as_default")]
+    #[serde(deserialize_with = "fields::null_as_default")]
     pub for_nodes: Vec<HintName>,
 }
 
 /// One name of a hint.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct HintName {
     /// Zone or node.
@@ -371,13 +374,4 @@ impl Object {
             Self::ServiceCidr(object) => &object.metadata,
         }
     }
-}
-
-/// Reads `null` as the type's default, as the API writes empty lists.
-fn null_as_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: serde::Deserializer<'de>,
-    T: Deserialize<'de> + Default,
-{
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }

@@ -23,6 +23,7 @@ use crate::pipeline::actual::{
     ActualBackend, ActualFrontend, ActualPort, ActualState, SharedState, members,
 };
 use crate::pipeline::desired::{DesiredState, ServicePortName, kind_rank};
+use crate::sorted::SortedMap;
 
 /// Reads what both families share; regions are claimed by [`family`].
 pub fn shared(maps: &impl Maps) -> SharedState {
@@ -114,7 +115,7 @@ fn rename<A: IpFamily>(
     let Some(port) = actual.ports.remove(from) else {
         return;
     };
-    for key in &port.frontends {
+    for key in port.frontends.keys() {
         if let Some(frontend) = actual.frontends.get_mut(key) {
             frontend.owner = to.clone();
         }
@@ -129,7 +130,7 @@ fn made_up_name(id: u32) -> Arc<ServicePortName> {
         name: String::new(),
     };
     Arc::new(ServicePortName {
-        service,
+        service: Arc::new(service),
         port: format!("#{id}"),
         protocol: 0,
     })
@@ -144,11 +145,12 @@ fn port_by_id<A: IpFamily>(actual: &mut ActualState<A>, id: u32) -> &mut ActualP
     actual
         .ports
         .entry(made_up_name(id))
-        .or_insert_with(|| ActualPort::new(id))
+        .or_insert_with(|| Box::new(ActualPort::new(id)))
 }
 
 fn restore_backends<A: IpFamily, M: Maps + FamilyMaps<A>>(maps: &M, actual: &mut ActualState<A>) {
     let mut used = BTreeSet::new();
+    let mut ports: BTreeMap<u32, Vec<_>> = BTreeMap::new();
     for id in 1..actual.capacity.backends {
         let Some(value) = FamilyMaps::<A>::backend(maps, id) else {
             continue;
@@ -172,10 +174,13 @@ fn restore_backends<A: IpFamily, M: Maps + FamilyMaps<A>>(maps: &M, actual: &mut
             departures: value.departures(),
             generation: value.generation,
         };
-        let port = port_by_id(actual, value.service_port);
-        // Two elements for one endpoint cannot come from a Plan: the second is left unused.
-        port.backends.entry(endpoint).or_insert(backend);
+        let backends = ports.entry(value.service_port).or_default();
+        backends.push((endpoint, backend));
         used.insert(id);
+    }
+    for (id, backends) in ports {
+        // Two elements for one endpoint cannot come from a Plan: the second is left unused.
+        port_by_id(actual, id).backends = SortedMap::merged(backends, |_, _| ());
     }
     actual.backend_ids = Ids::restored(actual.capacity.backends, &used);
 }
@@ -221,12 +226,12 @@ fn restore_frontends<A: IpFamily, M: Maps + FamilyMaps<A>>(
             .get(1)
             .map_or(0, |tail| RegionTail::unpack(*tail).service_port);
         actual.reference(&content);
-        port_by_id(actual, port_id).frontends.insert(key);
+        port_by_id(actual, port_id).frontends.insert(key, ());
         let frontend = ActualFrontend {
             id,
             generation: Word::unpack(word).generation,
             region,
-            content,
+            content: content.into_boxed_slice(),
             is_reachable: reachable.contains_key(&id),
             owner: made_up_name(port_id),
         };

@@ -157,6 +157,11 @@ impl<A: Address> KernelFamily<A> {
             source_ranges: KernelHash::open(pins, names.source_ranges)?,
         })
     }
+
+    fn rest(&mut self) {
+        self.frontends.elements.unmap();
+        self.backends.elements.unmap();
+    }
 }
 
 /// All pinned maps that userspace reads and writes.
@@ -358,5 +363,10 @@ impl Maps for KernelMaps {
     fn remove_interface(&mut self, ifindex: u32) -> MapResult {
         let result = self.interfaces.remove(&ifindex);
         self.wrote(result)
+    }
+    fn rest(&mut self) {
+        self.v4.rest();
+        self.v6.rest();
+        self.slots.elements.unmap();
     }
 }

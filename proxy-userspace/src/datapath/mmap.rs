@@ -1,8 +1,9 @@
 //! An array map mapped into our memory: plain stores for data, one release store to publish.
 
+use std::cell::Cell;
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,44 +13,67 @@ use bytemuck::Pod;
 /// elements are copied in and out by volatile word accesses.
 ///
 /// Elements lie `size_of::<T>()` rounded up to eight bytes apart, as the kernel lays arrays out.
+/// The array is mapped in parts, each when it is first touched: what is mapped counts as memory of
+/// this process, and arrays are made for more than most clusters have.
 #[derive(Debug)]
 pub struct MappedArray<T> {
-    base: NonNull<u32>,
+    map: OwnedFd,
+    parts: Box<[Cell<Option<NonNull<u32>>>]>,
     len: u32,
     element: PhantomData<T>,
 }
 
-// SAFETY: the mapping belongs to this value alone and is not tied to a thread.
+/// Elements in one part. Elements are multiples of eight bytes apart, so a part is a multiple of
+/// 64 KiB, the largest size of a page.
+const PART_LEN: u32 = 8192;
+
+// SAFETY: the mappings belong to this value alone and are not tied to a thread.
 unsafe impl<T: Pod + Send> Send for MappedArray<T> {}
 
 impl<T: Pod> MappedArray<T> {
     /// Distance of two elements in bytes.
     const STRIDE: usize = size_of::<T>().next_multiple_of(8);
 
-    /// Maps the array `map`, which must have `len` elements of the size of `T` and must have been
+    /// Takes the array `map`, which must have `len` elements of the size of `T` and must have been
     /// created with `BPF_F_MMAPABLE`: else the kernel refuses.
     pub fn new(map: BorrowedFd<'_>, len: u32) -> io::Result<Self> {
         const { assert!(size_of::<T>().is_multiple_of(4)) };
+        let parts = (0..len.div_ceil(PART_LEN)).map(|_| Cell::new(None));
+        let array = Self {
+            map: map.try_clone_to_owned()?,
+            parts: parts.collect(),
+            len,
+            element: PhantomData,
+        };
+        if !array.is_empty() {
+            array.part(0)?;
+        }
+        Ok(array)
+    }
+
+    /// The start of a part, which is mapped if it is not.
+    fn part(&self, index: u32) -> io::Result<NonNull<u32>> {
+        if let Some(base) = self.parts[index as usize].get() {
+            return Ok(base);
+        }
+        let offset = index as usize * PART_LEN as usize * Self::STRIDE;
         // SAFETY: a new shared mapping at a place of the kernel's choice touches no memory of ours.
         let base = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
-                Self::bytes(len),
+                part_bytes::<T>(self.len, index),
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED,
-                map.as_raw_fd(),
-                0,
+                self.map.as_raw_fd(),
+                offset as libc::off_t,
             )
         };
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Self {
-            base,
-            len,
-            element: PhantomData,
-        })
+        self.parts[index as usize].set(Some(base));
+        Ok(base)
     }
 
     /// Number of elements.
@@ -101,26 +125,44 @@ impl<T: Pod> MappedArray<T> {
             return false;
         };
         // SAFETY: elements are multiples of eight bytes apart from a page boundary, so this is an
-        // aligned u64 inside the mapping, and it lives as long as `self`.
+        // aligned u64 inside the mapping, which stays until `&mut self` is lent again.
         unsafe { AtomicU64::from_ptr(to.as_ptr().cast()) }.store(word, Ordering::Release);
         true
     }
 
     fn pointer(&self, index: u32) -> Option<NonNull<u32>> {
-        // SAFETY: below `len` elements of STRIDE bytes, the size of the mapping.
-        (index < self.len).then(|| unsafe { self.base.byte_add(index as usize * Self::STRIDE) })
+        if index >= self.len {
+            return None;
+        }
+        // Refused only where this process has no room left: as if the element were not there.
+        let base = self.part(index / PART_LEN).ok()?;
+        // SAFETY: below the elements of this part, of STRIDE bytes each: the size of its mapping.
+        Some(unsafe { base.byte_add((index % PART_LEN) as usize * Self::STRIDE) })
     }
+}
 
-    fn bytes(len: u32) -> usize {
-        len as usize * Self::STRIDE
+impl<T> MappedArray<T> {
+    /// Unmaps everything; what is touched again is mapped again.
+    pub fn unmap(&mut self) {
+        for (index, part) in (0..).zip(&self.parts) {
+            if let Some(base) = part.take() {
+                let bytes = part_bytes::<T>(self.len, index);
+                // SAFETY: mapped by `part` with this size, and no pointer into it outlives a call.
+                // Failing would leave it mapped, which harms nobody.
+                let _ = unsafe { libc::munmap(base.as_ptr().cast(), bytes) };
+            }
+        }
     }
+}
+
+/// Bytes of a part; the last one may be shorter, and ends with a page.
+fn part_bytes<T>(len: u32, index: u32) -> usize {
+    let elements = (len - index * PART_LEN).min(PART_LEN);
+    elements as usize * size_of::<T>().next_multiple_of(8)
 }
 
 impl<T> Drop for MappedArray<T> {
     fn drop(&mut self) {
-        let bytes = self.len as usize * size_of::<T>().next_multiple_of(8);
-        // SAFETY: mapped by `new` with this size, and no pointer into it outlives `self`.
-        // Failing would leave it mapped, which harms nobody.
-        let _ = unsafe { libc::munmap(self.base.as_ptr().cast(), bytes) };
+        self.unmap();
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use proxy_common::frontend::CLUSTER_START;
 use proxy_common::port_filter::PORT_FILTER_LEN;
 use proxy_common::{BackendState, Config, FrontendKey, RegionHeader};
@@ -11,6 +12,32 @@ use crate::family::{Endpoint, IpFamily, Prefix};
 use crate::ids::{Ids, Region, Regions};
 use crate::maps::Capacity;
 use crate::pipeline::desired::{DesiredBackend, ServicePortName};
+use crate::sorted::SortedMap;
+
+/// How many published regions hold each backend, by its id.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct References(Vec<u32>);
+
+impl References {
+    fn add(&mut self, id: u32) {
+        let index = id as usize;
+        if index >= self.0.len() {
+            self.0.resize(index + 1, 0);
+        }
+        self.0[index] += 1;
+    }
+
+    fn remove(&mut self, id: u32) {
+        if let Some(count) = self.0.get_mut(id as usize) {
+            *count = count.saturating_sub(1);
+        }
+    }
+
+    /// True if a published region holds the backend.
+    pub fn contains(&self, id: u32) -> bool {
+        self.0.get(id as usize).is_some_and(|count| *count > 0)
+    }
+}
 
 /// What both families share.
 #[derive(Debug)]
@@ -71,9 +98,9 @@ pub struct ActualPort<A: IpFamily> {
     /// Its id.
     pub id: u32,
     /// Its backends.
-    pub backends: BTreeMap<Endpoint<A>, ActualBackend>,
+    pub backends: SortedMap<Endpoint<A>, ActualBackend>,
     /// The frontends that it holds.
-    pub frontends: BTreeSet<FrontendKey<A>>,
+    pub frontends: SortedMap<FrontendKey<A>, ()>,
     /// Its entries in SOURCE_RANGES.
     pub source_ranges: BTreeSet<Prefix<A>>,
 }
@@ -88,20 +115,23 @@ pub struct ActualFrontend {
     /// Its region; `None`: nothing usable is published.
     pub region: Option<Region>,
     /// The content of the region.
-    pub content: Vec<u64>,
+    pub content: Box<[u64]>,
     /// It is in FRONTEND_IDS.
     pub is_reachable: bool,
     /// The service port that holds it.
     pub owner: Arc<ServicePortName>,
 }
 
+/// Service ports, in any order.
+pub type ActualPorts<A> = HashMap<Arc<ServicePortName>, Box<ActualPort<A>>, RandomState>;
+
 /// What the maps of one family hold.
 #[derive(Debug)]
 pub struct ActualState<A: IpFamily> {
     /// Service ports.
-    pub ports: BTreeMap<Arc<ServicePortName>, ActualPort<A>>,
+    pub ports: ActualPorts<A>,
     /// Frontends.
-    pub frontends: HashMap<FrontendKey<A>, ActualFrontend>,
+    pub frontends: HashMap<FrontendKey<A>, ActualFrontend, RandomState>,
     /// Elements of FRONTENDS.
     pub frontend_ids: Ids,
     /// Elements of BACKENDS.
@@ -109,11 +139,11 @@ pub struct ActualState<A: IpFamily> {
     /// Elements of both.
     pub capacity: Capacity,
     /// Generation of backends that were used and are free: the id starts there again.
-    pub generations: HashMap<u32, u32>,
+    pub generations: HashMap<u32, u32, RandomState>,
     /// Service port ids are handed out once: affinity entries may outlive a service port.
     pub next_port_id: u32,
     /// How many published regions hold a backend, by id.
-    pub references: HashMap<u32, u32>,
+    pub references: References,
     /// CLUSTER_IPS.
     pub prefixes: BTreeMap<Prefix<A>, u32>,
     /// NODE_ADDRESSES.
@@ -132,14 +162,14 @@ impl<A: IpFamily> ActualState<A> {
     /// Empty maps.
     pub fn new(capacity: Capacity) -> Self {
         Self {
-            ports: BTreeMap::new(),
-            frontends: HashMap::new(),
+            ports: HashMap::default(),
+            frontends: HashMap::default(),
             frontend_ids: Ids::new(capacity.frontends),
             backend_ids: Ids::new(capacity.backends),
             capacity,
-            generations: HashMap::new(),
+            generations: HashMap::default(),
             next_port_id: 1,
-            references: HashMap::new(),
+            references: References::default(),
             prefixes: BTreeMap::new(),
             node_addresses: BTreeMap::new(),
         }
@@ -147,31 +177,21 @@ impl<A: IpFamily> ActualState<A> {
 
     /// The record of a service port, made where there is none.
     pub fn port_mut(&mut self, name: &Arc<ServicePortName>) -> &mut ActualPort<A> {
-        if !self.ports.contains_key(name) {
+        self.ports.entry(name.clone()).or_insert_with(|| {
             let id = self.next_port_id;
             self.next_port_id += 1;
-            self.ports.insert(name.clone(), ActualPort::new(id));
-        }
-        self.ports.get_mut(name).expect("inserted above")
+            Box::new(ActualPort::new(id))
+        })
     }
 
     /// Counts the backends of a region that is published.
     pub fn reference(&mut self, content: &[u64]) {
-        for id in members(content) {
-            *self.references.entry(id).or_default() += 1;
-        }
+        members(content).for_each(|id| self.references.add(id));
     }
 
     /// Takes back what [`ActualState::reference`] counted.
     pub fn dereference(&mut self, content: &[u64]) {
-        for id in members(content) {
-            if let Some(count) = self.references.get_mut(&id) {
-                *count -= 1;
-                if *count == 0 {
-                    self.references.remove(&id);
-                }
-            }
-        }
+        members(content).for_each(|id| self.references.remove(id));
     }
 
     /// Moves what rested long enough back to the free.
@@ -186,8 +206,8 @@ impl<A: IpFamily> ActualPort<A> {
     pub fn new(id: u32) -> Self {
         Self {
             id,
-            backends: BTreeMap::new(),
-            frontends: BTreeSet::new(),
+            backends: SortedMap::new(),
+            frontends: SortedMap::new(),
             source_ranges: BTreeSet::new(),
         }
     }
@@ -220,8 +240,10 @@ pub fn render<A: IpFamily>(
     port: &ActualPort<A>,
     parts: [&[Endpoint<A>]; 2],
     head: [u64; CLUSTER_START as usize],
-) -> Option<Vec<u64>> {
-    let mut content = head.to_vec();
+) -> Option<Box<[u64]>> {
+    let words = parts.iter().map(|part| part.len().div_ceil(2));
+    let mut content = Vec::with_capacity(head.len() + words.sum::<usize>());
+    content.extend(head);
     for part in parts {
         for pair in part.chunks(2) {
             let mut word = 0;
@@ -231,5 +253,5 @@ pub fn render<A: IpFamily>(
             content.push(word);
         }
     }
-    Some(content)
+    Some(content.into_boxed_slice())
 }

@@ -123,7 +123,7 @@ impl<A: IpFamily, M: Maps + FamilyMaps<A>> Run<'_, A, M> {
                 backends,
                 frontends,
             } => {
-                let result = self.claim(backends, frontends);
+                let result = self.claim(&name, backends, frontends);
                 (name, result)
             }
             Op::PutBackend(op) => {
@@ -218,7 +218,7 @@ impl<A: IpFamily, M: Maps + FamilyMaps<A>> Run<'_, A, M> {
     ) -> Result<(), Obstacle> {
         let port = self.actual.ports.get(name);
         let backend = port.and_then(|port| port.backends.get(&endpoint));
-        match backend.is_some_and(|backend| self.actual.references.contains_key(&backend.id)) {
+        match backend.is_some_and(|backend| self.actual.references.contains(backend.id)) {
             true => Err(Obstacle::Waits),
             false => Ok(()),
         }
@@ -232,13 +232,21 @@ impl<A: IpFamily, M: Maps + FamilyMaps<A>> Run<'_, A, M> {
         Ok(())
     }
 
-    fn claim(&self, backends: usize, frontends: usize) -> Result<(), Obstacle> {
+    fn claim(
+        &mut self,
+        name: &Arc<ServicePortName>,
+        backends: usize,
+        frontends: usize,
+    ) -> Result<(), Obstacle> {
         if self.actual.backend_ids.available() < backends {
             return Err(Obstacle::full("BACKENDS", self.actual.capacity.backends));
         }
         if self.actual.frontend_ids.available() < frontends {
             return Err(Obstacle::full("FRONTENDS", self.actual.capacity.frontends));
         }
+        let port = self.actual.port_mut(name);
+        port.backends.reserve(backends);
+        port.frontends.reserve(frontends);
         Ok(())
     }
 

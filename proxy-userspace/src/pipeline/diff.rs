@@ -182,7 +182,7 @@ struct Making<'a, A: IpFamily> {
 
 impl<A: IpFamily> Making<'_, A> {
     fn make(&self, ops: &mut Vec<Op<A>>, bits: &mut Bits<'_>) {
-        let known = self.actual.ports.get(self.name);
+        let known = self.actual.ports.get(self.name).map(|port| &**port);
         let owned: Vec<_> = self
             .port
             .frontends
@@ -190,7 +190,7 @@ impl<A: IpFamily> Making<'_, A> {
             .filter(|frontend| self.desired.owner(&frontend.key) == Some(self.name))
             .collect();
         self.claim(known, &owned, ops);
-        for (endpoint, backend) in &self.port.backends {
+        for (endpoint, backend) in self.port.backends.iter() {
             bits.need(self.name.protocol, Side::Source, endpoint.port);
             let written = known.and_then(|known| known.backends.get(endpoint));
             let backend = before_publication(written, backend);
@@ -289,7 +289,7 @@ fn remove<A: IpFamily>(
     desired: &DesiredState<A>,
     ops: &mut Vec<Op<A>>,
 ) {
-    for key in &known.frontends {
+    for key in known.frontends.keys() {
         // A frontend that somebody else gets is taken over by its publication.
         if desired.owner(key).is_none() {
             ops.push(Op::RemoveFrontend {
@@ -299,7 +299,7 @@ fn remove<A: IpFamily>(
         }
     }
     let port = desired.ports().get(name);
-    for (endpoint, written) in &known.backends {
+    for (endpoint, written) in known.backends.iter() {
         let (name, endpoint) = (name.clone(), *endpoint);
         match port.and_then(|port| port.backends.get(&endpoint)) {
             None => ops.push(Op::FreeBackend { name, endpoint }),

@@ -2,6 +2,7 @@
 
 pub mod watch;
 
+pub mod packed;
 pub mod store;
 
 pub mod desired;

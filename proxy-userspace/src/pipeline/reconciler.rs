@@ -9,7 +9,8 @@ mod obstacles;
 mod report;
 mod verify;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
@@ -61,6 +62,8 @@ pub struct Reconciler {
     pub(super) problems: BTreeMap<ObjectName, Vec<String>>,
     health_checks: HealthChecks,
     has_taken_restored: bool,
+    /// The maps were told that everything is read.
+    has_rested: bool,
     doubt: SettledDoubt,
     retry: Retry,
     /// When everything is compared anew.
@@ -121,6 +124,7 @@ impl Reconciler {
             problems: BTreeMap::new(),
             health_checks: HealthChecks::default(),
             has_taken_restored: false,
+            has_rested: false,
             doubt: SettledDoubt::default(),
             retry: Retry::default(),
             verify_at: None,
@@ -159,18 +163,18 @@ impl Reconciler {
         self.v4.actual.wake(now);
         self.v6.actual.wake(now);
         self.verify_if_due(maps, now);
+        if !std::mem::replace(&mut self.has_rested, true) {
+            maps.rest();
+        }
         let touched = self.store.take_touched();
         self.update_node(touched.node);
         self.update_service_cidrs(touched.service_cidrs);
-        let mut services = touched.services;
         if self.store.is_synced() {
-            services.extend(self.store.take_touched().services);
+            let services = self.store.take_touched_services();
             self.update_services(services);
             self.sift_restored(now);
             self.is_node_touched |= self.v4.desired.cover().take_changed();
             self.is_node_touched |= self.v6.desired.cover().take_changed();
-        } else {
-            self.store.touch(services);
         }
         let mut report = Report::default();
         self.write_node(maps, &mut report);
@@ -202,7 +206,7 @@ impl Reconciler {
         resting.into_iter().flatten().chain([retry]).min()
     }
 
-    fn update_services(&mut self, touched: BTreeSet<ObjectName>) {
+    fn update_services(&mut self, touched: Vec<Arc<ObjectName>>) {
         let context = Context {
             settings: &self.settings,
             node: &self.node,
@@ -211,11 +215,13 @@ impl Reconciler {
             let mut problems = Vec::new();
             let service = self.store.service(&name);
             let slices = self.store.slices(&name);
-            let v4 = service
-                .and_then(|found| service::desired(found, slices.clone(), context, &mut problems));
+            let service = service.as_ref();
+            let v4 = service.and_then(|found| {
+                service::desired(&name, found, slices.clone(), context, &mut problems)
+            });
             let v6 = service
                 .filter(|_| self.settings.ipv6 == Ipv6::Served)
-                .and_then(|found| service::desired(found, slices, context, &mut problems));
+                .and_then(|found| service::desired(&name, found, slices, context, &mut problems));
             self.health_checks
                 .update(&name, service, v4.as_ref(), v6.as_ref());
             self.v4
@@ -226,7 +232,7 @@ impl Reconciler {
                 .update_service(&name, v6, &mut self.v6.pending);
             problems.sort();
             problems.dedup();
-            note_problems(&mut self.problems, name, problems);
+            note_problems(&mut self.problems, &name, problems);
         }
     }
 
@@ -348,16 +354,16 @@ impl Retry {
 
 fn note_problems(
     all: &mut BTreeMap<ObjectName, Vec<String>>,
-    name: ObjectName,
+    name: &ObjectName,
     problems: Vec<String>,
 ) {
     if problems.is_empty() {
-        all.remove(&name);
+        all.remove(name);
         return;
     }
     for problem in &problems {
         let (namespace, service) = (&name.namespace, &name.name);
         tracing::warn!(namespace, service, problem, "entry left out");
     }
-    all.insert(name, problems);
+    all.insert(name.clone(), problems);
 }

@@ -184,7 +184,7 @@ fn endpoints_in_rejected_slices_outlive_a_restart() {
         .filter(|port| port.obstacle.is_some())
         .collect();
     assert_eq!(kept.len(), 1, "{kept:#?}");
-    assert_eq!(kept[0].name.service, object_name("api"));
+    assert_eq!(*kept[0].name.service, object_name("api"));
     // The slice arrives, and then goes for good: nothing is kept of what was once known.
     assert_eq!(world.tell([slice]), Report::default());
     world.tell([

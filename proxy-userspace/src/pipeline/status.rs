@@ -99,7 +99,10 @@ impl Reconciler {
     /// and what happened.
     pub fn collisions(&self) -> Vec<(Arc<ServicePortName>, String)> {
         let mut all = collisions(&self.v4, self.v4.desired.ports().keys());
-        all.extend(collisions(&self.v6, self.v6.desired.ports().keys()));
+        all.sort();
+        let mut v6 = collisions(&self.v6, self.v6.desired.ports().keys());
+        v6.sort();
+        all.append(&mut v6);
         all
     }
 
@@ -152,7 +155,7 @@ fn missing_cluster_ips<A: IpFamily>(family: &Family<A>) -> Vec<(String, Obstacle
 fn kept<A: IpFamily>(family: &Family<A>) -> Vec<(SocketAddr, u8)> {
     let names = family.kept.unclaimed.iter();
     let ports = names.filter_map(|name| family.actual.ports.get(name));
-    let frontends = ports.flat_map(|port| &port.frontends);
+    let frontends = ports.flat_map(|port| port.frontends.keys());
     frontends
         .map(|key| {
             let addr = SocketAddr::new(key.addr.to_ip(), key.port.get());
@@ -162,7 +165,7 @@ fn kept<A: IpFamily>(family: &Family<A>) -> Vec<(SocketAddr, u8)> {
 }
 
 fn family<A: IpFamily>(family: &Family<A>) -> Vec<ServicePortStatus> {
-    let ports = family.desired.ports().iter();
+    let ports = family.desired.sorted_ports().into_iter();
     ports
         .map(|(name, port)| ServicePortStatus {
             name: name.clone(),

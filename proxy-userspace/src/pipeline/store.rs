@@ -1,8 +1,15 @@
 //! Stage 2: the last seen objects, which of them are complete, and which Services were touched
 //! since the last reconcile.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod lists;
 
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+
+use self::lists::Relist;
+use super::packed::{PackedService, Packer, Slice};
 use crate::objects::{
     EndpointSlice, Kind, Metadata, Node, Object, ObjectEvent, ObjectName, Service,
 };
@@ -10,33 +17,57 @@ use crate::objects::{
 /// Names the Service of a slice (S-040).
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
-/// Rejections remembered; the oldest places go first.
-const REJECTIONS_MAX: usize = 1000;
-
 /// The last seen objects.
 #[derive(Debug, Default)]
 pub struct Store {
-    services: BTreeMap<ObjectName, Service>,
-    slices: BTreeMap<ObjectName, EndpointSlice>,
-    /// Names of the slices of each Service.
-    slices_by_service: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
+    /// What is known of each Service, or of one that only slices name.
+    services: HashMap<Arc<ObjectName>, Entry, RandomState>,
+    /// The Service of each slice.
+    owners: HashMap<ObjectName, Arc<ObjectName>, RandomState>,
+    packer: Packer,
     node: Option<Node>,
     /// It was deleted since it was last seen.
     is_node_gone: bool,
     service_cidrs: BTreeMap<ObjectName, Vec<String>>,
     /// Lists in progress: what was seen in them.
     relists: BTreeMap<Kind, Relist>,
+    /// Number of the last list that began.
+    list_number: u32,
     /// Kinds whose list was complete at least once.
     listed: BTreeSet<Kind>,
     touched: Touched,
+    touched_services: HashSet<Arc<ObjectName>, RandomState>,
     rejections: BTreeMap<String, Rejection>,
 }
 
-/// What changed since [`Store::take_touched`].
+/// What is known of one Service.
 #[derive(Debug, Default)]
+struct Entry {
+    service: Option<PackedService>,
+    /// The last list that it was in.
+    list: u32,
+    /// Its slices, by name.
+    slices: Vec<KnownSlice>,
+}
+
+/// A slice of a Service, and the last list that it was in.
+#[derive(Debug)]
+struct KnownSlice {
+    name: Box<str>,
+    list: u32,
+    slice: Slice,
+}
+
+impl Entry {
+    fn find(&self, slice: &str) -> Result<usize, usize> {
+        self.slices
+            .binary_search_by(|known| (*known.name).cmp(slice))
+    }
+}
+
+/// What changed besides Services since [`Store::take_touched`].
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Touched {
-    /// Services that changed themselves, or whose slices did.
-    pub services: BTreeSet<ObjectName>,
     /// The own Node, or whether it is listed.
     pub node: bool,
     /// A ServiceCIDR, or whether they are listed.
@@ -63,20 +94,11 @@ pub struct Doubt {
     pub slices: bool,
 }
 
-#[derive(Debug, Default)]
-struct Relist {
-    seen: BTreeSet<ObjectName>,
-    /// Something could not be told apart: nothing may be taken for gone.
-    is_doubtful: bool,
-}
-
 impl Store {
     /// Takes in one event. An unchanged object touches nothing (S-006).
     pub fn handle(&mut self, event: ObjectEvent) {
         match event {
-            ObjectEvent::Restarted(kind) => {
-                self.relists.insert(kind, Relist::default());
-            }
+            ObjectEvent::Restarted(kind) => self.begin_list(kind),
             ObjectEvent::Applied(object) => self.apply(object),
             ObjectEvent::Deleted(kind, name) => self.delete(kind, &name),
             ObjectEvent::Listed(kind) => self.finish_list(kind),
@@ -108,30 +130,42 @@ impl Store {
         self.listed.contains(&kind)
     }
 
-    /// What changed since the last call.
+    /// What changed since the last call, besides Services.
     pub fn take_touched(&mut self) -> Touched {
         std::mem::take(&mut self.touched)
     }
 
-    /// Marks every Service as touched (S-070).
-    pub fn touch_all(&mut self) {
-        self.touched.services.extend(self.services.keys().cloned());
+    /// Services that changed themselves, or whose slices did, since the last call; by name.
+    pub fn take_touched_services(&mut self) -> Vec<Arc<ObjectName>> {
+        let mut services: Vec<_> = std::mem::take(&mut self.touched_services)
+            .into_iter()
+            .collect();
+        services.sort_unstable();
+        services
     }
 
-    /// Marks these Services as touched.
-    pub fn touch(&mut self, services: BTreeSet<ObjectName>) {
-        self.touched.services.extend(services);
+    /// Marks every Service as touched (S-070).
+    pub fn touch_all(&mut self) {
+        let known = self.services.iter();
+        let known = known.filter(|(_, entry)| entry.service.is_some());
+        self.touched_services
+            .extend(known.map(|(name, _)| name.clone()));
     }
 
     /// A Service.
-    pub fn service(&self, name: &ObjectName) -> Option<&Service> {
-        self.services.get(name)
+    pub fn service(&self, name: &ObjectName) -> Option<Service> {
+        let packed = self.services.get(name)?.service.as_ref()?;
+        Some(packed.unpack(name))
     }
 
-    /// All slices of a Service, by name.
-    pub fn slices(&self, service: &ObjectName) -> impl Iterator<Item = &EndpointSlice> + Clone {
-        let names = self.slices_by_service.get(service).into_iter().flatten();
-        names.filter_map(|name| self.slices.get(name))
+    /// All slices of a Service, with their names, by name.
+    pub fn slices(
+        &self,
+        service: &ObjectName,
+    ) -> impl Iterator<Item = (&str, &Slice)> + Clone + use<'_> {
+        let slices = self.services.get(service).map(|entry| &entry.slices);
+        let slices = slices.into_iter().flatten();
+        slices.map(|known| (&*known.name, &known.slice))
     }
 
     /// The last known own Node: kept when it is deleted (S-147, S-174).
@@ -166,10 +200,10 @@ impl Store {
                     };
                 }
                 Some((Kind::Service, name)) => {
-                    doubt.services |= !self.services.contains_key(name);
+                    doubt.services |= !self.knows_service(name);
                 }
                 Some((Kind::EndpointSlice, name)) => {
-                    doubt.slices |= !self.slices.contains_key(name);
+                    doubt.slices |= !self.owners.contains_key(name);
                 }
                 Some((Kind::Node | Kind::ServiceCidr, _)) => {}
             }
@@ -177,15 +211,17 @@ impl Store {
         doubt
     }
 
+    fn knows_service(&self, name: &ObjectName) -> bool {
+        let known = self.services.get(name);
+        known.is_some_and(|entry| entry.service.is_some())
+    }
+
     fn apply(&mut self, object: Object) {
         let kind = object.kind();
         let name = object_name(&object);
-        if let Some(relist) = self.relists.get_mut(&kind) {
-            relist.seen.insert(name.clone());
-        }
         self.forget_rejections(kind, &name);
         match object {
-            Object::Service(service) => self.apply_service(name, service),
+            Object::Service(service) => self.apply_service(name, &service),
             Object::EndpointSlice(slice) => self.apply_slice(name, slice),
             Object::Node(node) => {
                 if self
@@ -197,156 +233,128 @@ impl Store {
                 }
                 self.node = Some(node);
                 self.is_node_gone = false;
+                self.see(kind, name);
             }
             Object::ServiceCidr(cidr) => {
+                self.see(kind, name.clone());
                 let old = self.service_cidrs.insert(name, cidr.spec.cidrs.clone());
                 self.touched.service_cidrs |= old != Some(cidr.spec.cidrs);
             }
         }
     }
 
-    fn apply_service(&mut self, name: ObjectName, service: Service) {
-        let same = self.services.get(&name).is_some_and(|known| {
-            known.spec == service.spec
-                && known.status == service.status
-                && known.metadata.creation_timestamp == service.metadata.creation_timestamp
-        });
-        if !same {
-            self.touched.services.insert(name.clone());
+    fn apply_service(&mut self, name: ObjectName, service: &Service) {
+        let packed = PackedService::pack(service);
+        let list = self.list_of(Kind::Service);
+        let (name, entry) = entry(&mut self.services, name);
+        entry.list = list;
+        if entry.service.as_ref() != Some(&packed) {
+            entry.service = Some(packed);
+            self.touched_services.insert(name);
         }
-        self.services.insert(name, service);
     }
 
     fn apply_slice(&mut self, name: ObjectName, slice: EndpointSlice) {
         let service = service_of(&slice);
-        if let Some(known) = self.slices.get(&name) {
-            let known_service = service_of(known);
-            let same = known_service == service
-                && known.address_type == slice.address_type
-                && known.endpoints == slice.endpoints
-                && known.ports == slice.ports;
-            if same {
-                return;
+        let owner = self.owners.get(&name);
+        if owner.is_some() && owner.map(|owner| &**owner) != service.as_ref() {
+            self.remove_slice(&name);
+        }
+        let Some(service) = service else {
+            tracing::warn!(
+                namespace = name.namespace,
+                slice = name.name,
+                "slice without a service name is ignored"
+            );
+            return;
+        };
+        let list = self.list_of(Kind::EndpointSlice);
+        let slice = self.packer.pack(slice);
+        let (service, entry) = entry(&mut self.services, service);
+        match entry.find(&name.name) {
+            Ok(index) => {
+                let known = &mut entry.slices[index];
+                known.list = list;
+                if known.slice == slice {
+                    return;
+                }
+                known.slice = slice;
             }
-            if known_service != service {
-                self.unlink_slice(&name);
+            Err(index) => {
+                entry.slices.reserve_exact(1);
+                let known = KnownSlice {
+                    name: name.name.as_str().into(),
+                    list,
+                    slice,
+                };
+                entry.slices.insert(index, known);
+                self.owners.insert(name, service.clone());
             }
         }
-        match service {
-            Some(service) => {
-                self.slices_by_service
-                    .entry(service.clone())
-                    .or_default()
-                    .insert(name.clone());
-                self.touched.services.insert(service);
-                self.slices.insert(name, slice);
-            }
-            None => {
-                tracing::warn!(
-                    namespace = name.namespace,
-                    slice = name.name,
-                    "slice without a service name is ignored"
-                );
-                self.slices.remove(&name);
-            }
+        self.touched_services.insert(service);
+    }
+
+    /// Takes a slice out of its Service.
+    fn remove_slice(&mut self, name: &ObjectName) {
+        let Some(service) = self.owners.remove(name) else {
+            return;
+        };
+        if let Some(entry) = self.services.get_mut(&service)
+            && let Ok(index) = entry.find(&name.name)
+        {
+            entry.slices.remove(index);
+        }
+        self.forget_empty(&service);
+        self.touched_services.insert(service);
+    }
+
+    fn remove_service(&mut self, name: &ObjectName) {
+        let known = self.services.get_mut(name);
+        if known.and_then(|entry| entry.service.take()).is_none() {
+            return;
+        }
+        let name = self
+            .services
+            .get_key_value(name)
+            .map(|(name, _)| name.clone());
+        self.touched_services.extend(name.clone());
+        if let Some(name) = name {
+            self.forget_empty(&name);
         }
     }
 
-    /// Takes a slice out of its Service's list.
-    fn unlink_slice(&mut self, name: &ObjectName) {
-        let Some(service) = self.slices.get(name).and_then(service_of) else {
-            return;
-        };
-        if let Some(names) = self.slices_by_service.get_mut(&service) {
-            names.remove(name);
-            if names.is_empty() {
-                self.slices_by_service.remove(&service);
-            }
+    fn forget_empty(&mut self, service: &ObjectName) {
+        let entry = self.services.get(service);
+        if entry.is_some_and(|entry| entry.service.is_none() && entry.slices.is_empty()) {
+            self.services.remove(service);
         }
-        self.touched.services.insert(service);
     }
 
     fn delete(&mut self, kind: Kind, name: &ObjectName) {
-        if let Some(relist) = self.relists.get_mut(&kind) {
-            relist.seen.remove(name);
-        }
+        self.unsee(kind, name);
         self.forget_rejections(kind, name);
         match kind {
-            Kind::Service => {
-                if self.services.remove(name).is_some() {
-                    self.touched.services.insert(name.clone());
-                }
-            }
-            Kind::EndpointSlice => {
-                self.unlink_slice(name);
-                self.slices.remove(name);
-            }
+            Kind::Service => self.remove_service(name),
+            Kind::EndpointSlice => self.remove_slice(name),
             Kind::Node => self.is_node_gone = true,
             Kind::ServiceCidr => {
                 self.touched.service_cidrs |= self.service_cidrs.remove(name).is_some();
             }
         }
     }
+}
 
-    /// The list is complete: what was known and not seen again is gone (S-008).
-    fn finish_list(&mut self, kind: Kind) {
-        if self.listed.insert(kind) {
-            self.touched.node |= kind == Kind::Node;
-            self.touched.service_cidrs |= kind == Kind::ServiceCidr;
-        }
-        let Some(relist) = self.relists.remove(&kind) else {
-            return;
-        };
-        self.rejections.retain(|_, rejection| {
-            let object = rejection.object.as_ref();
-            object.is_none_or(|object| object.0 != kind || relist.seen.contains(&object.1))
-        });
-        if relist.is_doubtful {
-            return;
-        }
-        let known: Vec<ObjectName> = match kind {
-            Kind::Service => self.services.keys().cloned().collect(),
-            Kind::EndpointSlice => self.slices.keys().cloned().collect(),
-            Kind::Node => self
-                .node
-                .iter()
-                .map(|node| name_of(&node.metadata))
-                .collect(),
-            Kind::ServiceCidr => self.service_cidrs.keys().cloned().collect(),
-        };
-        for name in known.iter().filter(|name| !relist.seen.contains(name)) {
-            self.delete(kind, name);
-        }
-    }
-
-    fn reject(&mut self, rejection: Rejection) {
-        match &rejection.object {
-            Some((kind, name)) => {
-                if let Some(relist) = self.relists.get_mut(kind) {
-                    relist.seen.insert(name.clone());
-                }
-            }
-            None => self
-                .relists
-                .values_mut()
-                .for_each(|relist| relist.is_doubtful = true),
-        }
-        if self.rejections.len() >= REJECTIONS_MAX {
-            self.rejections.pop_first();
-        }
-        self.rejections.insert(rejection.place.clone(), rejection);
-    }
-
-    fn forget_rejections(&mut self, kind: Kind, name: &ObjectName) {
-        if !self.rejections.is_empty() {
-            self.rejections.retain(|_, rejection| {
-                rejection
-                    .object
-                    .as_ref()
-                    .is_none_or(|object| (object.0, &object.1) != (kind, name))
-            });
-        }
-    }
+/// The entry of a Service, and its name as it is kept.
+fn entry(
+    services: &mut HashMap<Arc<ObjectName>, Entry, RandomState>,
+    name: ObjectName,
+) -> (Arc<ObjectName>, &mut Entry) {
+    let name = match services.get_key_value(&name) {
+        Some((known, _)) => known.clone(),
+        None => Arc::new(name),
+    };
+    let entry = services.entry(name.clone()).or_default();
+    (name, entry)
 }
 
 /// Namespace and name of a decoded object.

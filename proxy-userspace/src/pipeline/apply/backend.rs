@@ -23,14 +23,8 @@ impl<A: IpFamily, M: Maps + FamilyMaps<A>> Run<'_, A, M> {
             None => {
                 let id = self.actual.backend_ids.allocate();
                 let id = id.ok_or(Obstacle::full("BACKENDS", self.actual.capacity.backends))?;
-                (
-                    id,
-                    self.actual
-                        .generations
-                        .get(&id)
-                        .copied()
-                        .unwrap_or_default(),
-                )
+                let generation = self.actual.generations.get(&id);
+                (id, generation.copied().unwrap_or_default())
             }
         };
         let written = ActualBackend {

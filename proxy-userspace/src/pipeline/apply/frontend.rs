@@ -134,7 +134,10 @@ impl<A: IpFamily, M: Maps + FamilyMaps<A>> Run<'_, A, M> {
 
     /// ActualState after a publication: the old region rests, the owner may have changed.
     fn replace_frontend(&mut self, key: &FrontendKey<A>, mut written: ActualFrontend) {
-        self.actual.port_mut(&written.owner).frontends.insert(*key);
+        self.actual
+            .port_mut(&written.owner)
+            .frontends
+            .insert(*key, ());
         let owner = written.owner.clone();
         if let Some(old) = self.actual.frontends.get(key) {
             written.is_reachable = old.is_reachable;

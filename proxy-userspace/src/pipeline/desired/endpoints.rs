@@ -1,6 +1,5 @@
 //! The endpoints of one service port, merged from all slices, and the sets that traffic uses.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proxy_common::BackendState;
@@ -8,9 +7,10 @@ use proxy_common::backend::flags;
 
 use super::node::NodeFacts;
 use super::{DesiredBackend, ServicePortName};
-use crate::family::{Endpoint, IpFamily, protocol_number};
-use crate::ip_text::parse_ip;
-use crate::objects::{self, EndpointHints, EndpointSlice, HintName};
+use crate::family::{Endpoint, IpFamily};
+use crate::objects::{EndpointHints, HintName};
+use crate::pipeline::packed::{Slice, SliceEndpoint};
+use crate::sorted::SortedMap;
 
 /// What is known of one endpoint (S-046, S-048, S-049).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,7 +28,7 @@ pub struct EndpointFacts<'a> {
 }
 
 /// The endpoints of a service port (S-042).
-pub type Endpoints<'a, A> = BTreeMap<Endpoint<A>, EndpointFacts<'a>>;
+pub type Endpoints<'a, A> = SortedMap<Endpoint<A>, EndpointFacts<'a>>;
 
 /// Who receives traffic (S-060 to S-068).
 #[derive(PartialEq, Eq, Debug)]
@@ -41,29 +41,33 @@ pub struct Sets<A> {
     pub has_endpoints: bool,
 }
 
-/// Merges the endpoints of one service port out of all slices of its Service.
+/// Merges the endpoints of one service port out of all slices of its Service (S-047).
 pub fn merge<'a, A: IpFamily>(
     name: &ServicePortName,
-    slices: impl Iterator<Item = &'a EndpointSlice>,
+    slices: impl Iterator<Item = (&'a str, &'a Slice)>,
     node: &NodeFacts,
     problems: &mut Vec<String>,
 ) -> Endpoints<'a, A> {
-    let mut merged = Endpoints::new();
-    for slice in slices.filter(|slice| slice.address_type == A::NAME) {
+    let mut all = Vec::new();
+    for (slice_name, slice) in slices.filter(|(_, slice)| slice.is_of::<A>()) {
         for port in port_numbers(name, slice) {
+            problems.extend(slice.unusable().iter().map(|text| {
+                let family = A::NAME;
+                format!("EndpointSlice {slice_name}: {text:?} is no usable {family} address")
+            }));
+            all.reserve(slice.endpoints.len());
             for endpoint in &slice.endpoints {
-                let Some(addr) = address::<A>(endpoint, slice, problems) else {
-                    continue;
-                };
-                add(&mut merged, Endpoint { addr, port }, facts(endpoint, node));
+                if let Some(addr) = A::from_ip(endpoint.addr) {
+                    all.push((Endpoint { addr, port }, facts(endpoint, node)));
+                }
             }
         }
     }
-    merged
+    Endpoints::merged(all, merge_facts)
 }
 
 /// Every backend that flows may live on: ready or serving (S-124).
-pub fn backends<A: IpFamily>(endpoints: &Endpoints<A>) -> BTreeMap<Endpoint<A>, DesiredBackend> {
+pub fn backends<A: IpFamily>(endpoints: &Endpoints<A>) -> SortedMap<Endpoint<A>, DesiredBackend> {
     endpoints
         .iter()
         .filter(|(_, facts)| facts.is_ready || facts.is_serving)
@@ -87,7 +91,7 @@ pub fn backends<A: IpFamily>(endpoints: &Endpoints<A>) -> BTreeMap<Endpoint<A>, 
 
 /// Says of each backend which sets it is in.
 pub fn enter_sets<A: IpFamily>(
-    backends: &mut BTreeMap<Endpoint<A>, DesiredBackend>,
+    backends: &mut SortedMap<Endpoint<A>, DesiredBackend>,
     [cluster, local]: [&[Endpoint<A>]; 2],
 ) {
     for (members, flag) in [(cluster, flags::IN_CLUSTER), (local, flags::IN_LOCAL)] {
@@ -192,61 +196,29 @@ fn or_terminating<A: IpFamily>(
 }
 
 /// The numbers that a slice gives to a service port (S-043).
-fn port_numbers(name: &ServicePortName, slice: &EndpointSlice) -> impl Iterator<Item = u16> {
-    slice
-        .ports
-        .iter()
-        .filter(|port| port.name.as_deref() == Some(&name.port))
-        .filter(|port| protocol_number(port.protocol.as_deref()) == Some(name.protocol))
-        .filter_map(|port| port.port.filter(|number| *number != 0))
+fn port_numbers(name: &ServicePortName, slice: &Slice) -> impl Iterator<Item = u16> {
+    let ports = slice.ports.iter();
+    ports
+        .filter(|port| port.protocol == name.protocol && *port.name == *name.port)
+        .map(|port| port.number)
 }
 
-/// The only address of an endpoint that is used (S-045), unless no packet may be sent there
-/// (S-050).
-fn address<A: IpFamily>(
-    endpoint: &objects::Endpoint,
-    slice: &EndpointSlice,
-    problems: &mut Vec<String>,
-) -> Option<A> {
-    let text = endpoint.addresses.first()?;
-    let addr = parse_ip(text)
-        .and_then(A::from_ip)
-        .filter(|addr| !addr.is_loopback() && !addr.is_multicast() && *addr != A::UNSPECIFIED);
-    if addr.is_none() {
-        let slice = &slice.metadata.name;
-        problems.push(format!(
-            "EndpointSlice {slice}: {text:?} is no usable {} address",
-            A::NAME
-        ));
-    }
-    addr
-}
-
-fn facts<'a>(endpoint: &'a objects::Endpoint, node: &NodeFacts) -> EndpointFacts<'a> {
-    let conditions = &endpoint.conditions;
+fn facts<'a>(endpoint: &'a SliceEndpoint, node: &NodeFacts) -> EndpointFacts<'a> {
     let is_local = endpoint
         .node_name
-        .as_deref()
-        .is_some_and(|name| name == node.name);
+        .as_ref()
+        .is_some_and(|name| **name == node.name);
     EndpointFacts {
-        is_ready: conditions.ready.unwrap_or(true),
-        is_serving: conditions.serving.unwrap_or(true),
-        is_terminating: conditions.terminating.unwrap_or(false),
+        is_ready: endpoint.is_ready,
+        is_serving: endpoint.is_serving,
+        is_terminating: endpoint.is_terminating,
         is_local: is_local && !node.name.is_empty(),
-        hints: endpoint.hints.as_ref(),
+        hints: endpoint.hints.as_deref(),
     }
 }
 
-/// Adds an endpoint that may be there already (S-047).
-fn add<'a, A: IpFamily>(
-    merged: &mut Endpoints<'a, A>,
-    endpoint: Endpoint<A>,
-    facts: EndpointFacts<'a>,
-) {
-    let Some(known) = merged.get_mut(&endpoint) else {
-        merged.insert(endpoint, facts);
-        return;
-    };
+/// Folds the facts of an endpoint that is there already (S-047).
+fn merge_facts<'a>(known: &mut EndpointFacts<'a>, facts: EndpointFacts<'a>) {
     let wins = match (known.is_terminating, facts.is_terminating) {
         (_, true) => false,
         (true, false) => true,

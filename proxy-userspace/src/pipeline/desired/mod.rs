@@ -6,22 +6,24 @@ pub mod endpoints;
 pub mod node;
 pub mod service;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use proxy_common::node::cluster_ip;
 use proxy_common::{BackendState, FrontendKey, FrontendKind};
 
 use self::cover::Cover;
 use crate::family::{Endpoint, IpFamily, Prefix, protocol_name};
 use crate::objects::ObjectName;
+use crate::sorted::SortedMap;
 
 /// Identity of a service port (S-020). All parts are opaque (S-013).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ServicePortName {
     /// Its Service.
-    pub service: ObjectName,
+    pub service: Arc<ObjectName>,
     /// Port name; may be empty.
     pub port: String,
     /// IP protocol.
@@ -30,7 +32,7 @@ pub struct ServicePortName {
 
 impl fmt::Display for ServicePortName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ObjectName { namespace, name } = &self.service;
+        let ObjectName { namespace, name } = &*self.service;
         write!(
             f,
             "{namespace}/{name}:{}/{}",
@@ -74,11 +76,11 @@ pub struct DesiredBackend {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DesiredPort<A: IpFamily> {
     /// `creationTimestamp` of the Service: decides collisions.
-    pub created: Option<String>,
+    pub created: Option<Arc<str>>,
     /// Frontends, at most one for each key.
     pub frontends: Vec<DesiredFrontend<A>>,
     /// Every endpoint that is ready or serving: flows to it may live (S-124).
-    pub backends: BTreeMap<Endpoint<A>, DesiredBackend>,
+    pub backends: SortedMap<Endpoint<A>, DesiredBackend>,
     /// The Cluster set (S-061, S-062).
     pub cluster: Arc<[Endpoint<A>]>,
     /// The Local set (S-065).
@@ -101,7 +103,7 @@ pub struct DesiredPort<A: IpFamily> {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DesiredService<A: IpFamily> {
     /// Its ports.
-    pub ports: BTreeMap<Arc<ServicePortName>, DesiredPort<A>>,
+    pub ports: SortedMap<Arc<ServicePortName>, DesiredPort<A>>,
     /// Its ClusterIP.
     pub cluster_ip: A,
 }
@@ -129,18 +131,25 @@ impl<A> Default for TouchedPorts<A> {
 struct Claim {
     kind_rank: u8,
     /// Services without a timestamp come last.
-    created: (bool, Option<String>),
+    created: (bool, Option<Arc<str>>),
     name: Arc<ServicePortName>,
 }
+
+/// The ports and the ClusterIP of a Service.
+type Asked<A> = (Box<[Arc<ServicePortName>]>, A);
+
+/// Service ports, in any order.
+pub type DesiredPorts<A> = HashMap<Arc<ServicePortName>, Box<DesiredPort<A>>, RandomState>;
 
 /// What the maps of one family should hold.
 #[derive(Debug)]
 pub struct DesiredState<A: IpFamily> {
-    ports: BTreeMap<Arc<ServicePortName>, DesiredPort<A>>,
+    ports: DesiredPorts<A>,
     /// Which ports and which ClusterIP came from a Service.
-    services: BTreeMap<ObjectName, (Vec<Arc<ServicePortName>>, A)>,
-    claims: HashMap<FrontendKey<A>, BTreeSet<Claim>>,
-    prefixes: HashMap<Prefix<A>, PrefixUsers>,
+    services: HashMap<Arc<ObjectName>, Asked<A>, RandomState>,
+    /// Who asks for a frontend; the first gets it.
+    claims: HashMap<FrontendKey<A>, Vec<Claim>, RandomState>,
+    prefixes: HashMap<Prefix<A>, PrefixUsers, RandomState>,
     cover: Cover,
 }
 
@@ -156,10 +165,10 @@ struct PrefixUsers {
 impl<A: IpFamily> Default for DesiredState<A> {
     fn default() -> Self {
         Self {
-            ports: BTreeMap::new(),
-            services: BTreeMap::new(),
-            claims: HashMap::new(),
-            prefixes: HashMap::new(),
+            ports: HashMap::default(),
+            services: HashMap::default(),
+            claims: HashMap::default(),
+            prefixes: HashMap::default(),
             cover: Cover::default(),
         }
     }
@@ -169,13 +178,13 @@ impl<A: IpFamily> DesiredState<A> {
     /// Replaces what one Service asks for, and collects what that touches.
     pub fn update_service(
         &mut self,
-        name: &ObjectName,
+        name: &Arc<ObjectName>,
         desired: Option<DesiredService<A>>,
         touched: &mut TouchedPorts<A>,
     ) {
         let (mut ports, cluster_ip) = match desired {
             Some(desired) => (desired.ports, Some(desired.cluster_ip)),
-            None => (BTreeMap::new(), None),
+            None => (SortedMap::new(), None),
         };
         let known = self.services.remove(name);
         let known_ip = known.as_ref().map(|(_, addr)| *addr);
@@ -223,8 +232,16 @@ impl<A: IpFamily> DesiredState<A> {
     }
 
     /// All service ports.
-    pub fn ports(&self) -> &BTreeMap<Arc<ServicePortName>, DesiredPort<A>> {
+    pub fn ports(&self) -> &DesiredPorts<A> {
         &self.ports
+    }
+
+    /// All service ports, by name.
+    pub fn sorted_ports(&self) -> Vec<(&Arc<ServicePortName>, &DesiredPort<A>)> {
+        let ports = self.ports.iter();
+        let mut ports: Vec<_> = ports.map(|(name, port)| (name, &**port)).collect();
+        ports.sort_unstable_by_key(|(name, _)| *name);
+        ports
     }
 
     /// The service port that gets a frontend (S-034), and the kind it has there.
@@ -256,15 +273,14 @@ impl<A: IpFamily> DesiredState<A> {
         touched: &mut TouchedPorts<A>,
     ) {
         let known = self.ports.remove(&name);
-        if known == port {
-            if let Some(port) = port {
-                self.ports.insert(name, port);
-            }
+        if known.as_deref() == port.as_ref() {
+            self.ports.extend(known.map(|known| (name, known)));
             return;
         }
         for (frontend, port) in known.iter().flat_map(|port| port.claims()) {
+            let claim = port.claim(&name, frontend.kind);
             self.change_claims(frontend.key, touched, |claims| {
-                claims.remove(&port.claim(&name, frontend.kind));
+                claims.retain(|known| *known != claim);
             });
             if has_own_address(frontend.kind) {
                 let prefix = Prefix::host(frontend.key.addr);
@@ -272,8 +288,12 @@ impl<A: IpFamily> DesiredState<A> {
             }
         }
         for (frontend, port) in port.iter().flat_map(|port| port.claims()) {
+            let claim = port.claim(&name, frontend.kind);
             self.change_claims(frontend.key, touched, |claims| {
-                claims.insert(port.claim(&name, frontend.kind));
+                if let Err(index) = claims.binary_search(&claim) {
+                    claims.reserve_exact(1);
+                    claims.insert(index, claim);
+                }
             });
             if has_own_address(frontend.kind) {
                 let prefix = Prefix::host(frontend.key.addr);
@@ -281,7 +301,7 @@ impl<A: IpFamily> DesiredState<A> {
             }
         }
         if let Some(port) = port {
-            self.ports.insert(name.clone(), port);
+            self.ports.insert(name.clone(), Box::new(port));
         }
         touched.ports.insert(name);
     }
@@ -291,13 +311,14 @@ impl<A: IpFamily> DesiredState<A> {
         &mut self,
         key: FrontendKey<A>,
         touched: &mut TouchedPorts<A>,
-        change: impl FnOnce(&mut BTreeSet<Claim>),
+        change: impl FnOnce(&mut Vec<Claim>),
     ) {
         let claims = self.claims.entry(key).or_default();
         let before = claims.first().cloned();
         change(claims);
         let after = claims.first();
         if before.as_ref() != after {
+            // Whoever changes its own claim touches itself.
             touched
                 .ports
                 .extend(before.iter().chain(after).map(|claim| claim.name.clone()));

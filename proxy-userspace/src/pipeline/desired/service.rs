@@ -1,6 +1,6 @@
 //! One Service and its slices -> its service ports in one family.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -13,8 +13,10 @@ use super::{
 };
 use crate::family::{IpFamily, Prefix, frontend_key, protocol_number};
 use crate::ip_text::{parse_cidr, parse_ip};
-use crate::objects::{EndpointSlice, ObjectName, Service, ServicePortSpec};
+use crate::objects::{ObjectName, Service, ServicePortSpec};
+use crate::pipeline::packed::Slice;
 use crate::settings::{ExternalIps, Settings};
+use crate::sorted::SortedMap;
 
 /// Affinity timeout when the field is absent (S-032).
 const AFFINITY_TIMEOUT_DEFAULT_SECS: u32 = 10_800;
@@ -31,8 +33,9 @@ pub struct Context<'a> {
 /// Computes a Service in one family, or `None` where it has nothing there (S-005, S-021).
 /// Entries that cannot be used are left out one by one and described in `problems` (S-012).
 pub fn desired<'a, A: IpFamily>(
+    name: &Arc<ObjectName>,
     service: &Service,
-    slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
+    slices: impl Iterator<Item = (&'a str, &'a Slice)> + Clone,
     context: Context<'_>,
     problems: &mut Vec<String>,
 ) -> Option<DesiredService<A>> {
@@ -42,9 +45,9 @@ pub fn desired<'a, A: IpFamily>(
     let cluster_ip = cluster_ip::<A>(service, problems)?;
     let addresses = Addresses::of(service, cluster_ip, context.settings, problems);
     let ranges = source_ranges::<A>(service, problems);
-    let mut ports: BTreeMap<Arc<ServicePortName>, DesiredPort<A>> = BTreeMap::new();
+    let mut ports: SortedMap<Arc<ServicePortName>, DesiredPort<A>> = SortedMap::new();
     for spec in &service.spec.ports {
-        let Some(name) = port_name(service, spec, problems) else {
+        let Some(name) = port_name(name, spec, problems) else {
             continue;
         };
         let merged = endpoints::merge::<A>(&name, slices.clone(), context.node, problems);
@@ -64,11 +67,12 @@ pub fn desired<'a, A: IpFamily>(
             port.source_ranges_have_node = contains_node(&ranges, context.node);
             port.source_ranges = ranges.clone();
         }
+        let name = Arc::new(name);
         if ports.contains_key(&name) {
             problems.push(format!("spec.ports: {:?} is there twice", spec.name));
             continue;
         }
-        ports.insert(Arc::new(name), port);
+        ports.insert(name, port);
     }
     Some(DesiredService { ports, cluster_ip })
 }
@@ -159,7 +163,11 @@ fn port<A: IpFamily>(
         endpoints::enter_sets(&mut backends, [&sets.cluster, &sets.local]);
     }
     DesiredPort {
-        created: service.metadata.creation_timestamp.clone(),
+        created: service
+            .metadata
+            .creation_timestamp
+            .as_deref()
+            .map(Arc::from),
         frontends: Vec::new(),
         backends,
         cluster: sets.cluster,
@@ -217,7 +225,7 @@ fn usable<'a, A: IpFamily>(
 
 /// The identity of one port, or `None` where it cannot be served.
 fn port_name(
-    service: &Service,
+    service: &Arc<ObjectName>,
     spec: &ServicePortSpec,
     problems: &mut Vec<String>,
 ) -> Option<ServicePortName> {
@@ -229,13 +237,8 @@ fn port_name(
         problems.push(format!("spec.ports: {:?} has no port number", spec.name));
         return None;
     }
-    let metadata = &service.metadata;
-    let service = ObjectName {
-        namespace: metadata.namespace.clone(),
-        name: metadata.name.clone(),
-    };
     Some(ServicePortName {
-        service,
+        service: service.clone(),
         port: spec.name.clone(),
         protocol,
     })

@@ -28,7 +28,7 @@ pub struct Publication<A: IpFamily> {
 
 impl<A: IpFamily> Publication<A> {
     /// The content of the region, or `None` if a member has no backend yet.
-    pub fn content(&self, port: &ActualPort<A>) -> Option<Vec<u64>> {
+    pub fn content(&self, port: &ActualPort<A>) -> Option<Box<[u64]>> {
         let tail = RegionTail {
             service_port: port.id,
             affinity_timeout_secs: self.affinity_timeout_secs,

@@ -40,6 +40,7 @@ impl Reconciler {
         audit_shared(&self.shared, maps, &mut findings);
         self.v4.audit(maps, &mut findings);
         self.v6.audit(maps, &mut findings);
+        self.has_rested = false;
         self.reconcile(maps, now);
         findings.drift
     }
@@ -69,8 +70,9 @@ impl<A: IpFamily> Family<A> {
     }
 
     fn audit_backends<M: FamilyMaps<A>>(&self, maps: &mut M, findings: &mut Findings) {
+        let ports = self.actual.ports.values();
         let written: BTreeMap<u32, Backend<A>> =
-            self.actual.ports.values().flat_map(port_backends).collect();
+            ports.flat_map(|port| port_backends(port)).collect();
         for id in 1..self.actual.capacity.backends {
             let Some(found) = maps.backend(id) else {
                 continue;
@@ -227,10 +229,10 @@ fn word(frontend: &ActualFrontend) -> u64 {
 }
 
 /// What the region of a frontend holds instead of what was written.
-fn differing_content(frontend: &ActualFrontend, maps: &impl Maps) -> Option<Vec<u64>> {
+fn differing_content(frontend: &ActualFrontend, maps: &impl Maps) -> Option<Box<[u64]>> {
     let region = frontend.region?;
     let slots = (region.start..).take(frontend.content.len());
-    let found: Vec<u64> = slots
+    let found: Box<[u64]> = slots
         .map(|index| maps.slot(index).unwrap_or_default())
         .collect();
     (found != frontend.content).then_some(found)

@@ -78,7 +78,7 @@ impl HealthChecks {
 
 /// S-141: different addresses of local ready endpoints, over all ports.
 fn check<A: IpFamily>(port: u16, service: &DesiredService<A>) -> Option<Check> {
-    let backends = service.ports.values().flat_map(|port| &port.backends);
+    let backends = service.ports.values().flat_map(|port| port.backends.iter());
     let ready = backends
         .filter(|(_, backend)| backend.is_local && backend.state == BackendState::Active)
         .map(|(endpoint, _)| endpoint.addr);

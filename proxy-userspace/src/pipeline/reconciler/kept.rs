@@ -94,6 +94,9 @@ impl<A: IpFamily> Kept<A> {
         actual: &mut ActualState<A>,
         names: impl Iterator<Item = &'a Arc<ServicePortName>>,
     ) {
+        if self.unclaimed.is_empty() {
+            return;
+        }
         let names: Vec<_> = names.collect();
         // A NodePort or an external address may have been another Service's before (S-034).
         for told in [Told::ByClusterIp, Told::ByAny] {

@@ -62,13 +62,14 @@ fn without_room<A: IpFamily>(family: &Family<A>) -> BTreeMap<ObjectName, String>
         owners.map(move |service| (service, obstacle))
     });
     let full = ports.chain(prefixes).filter_map(|(service, obstacle)| {
-        matches!(obstacle, Obstacle::Full(_)).then(|| (service, obstacle.to_string()))
+        let is_full = matches!(obstacle, Obstacle::Full(_));
+        is_full.then(|| (ObjectName::clone(&service), obstacle.to_string()))
     });
     full.collect()
 }
 
 /// The Services that an address is the ClusterIP of.
-fn owners<A: IpFamily>(family: &Family<A>, prefix: &Prefix<A>) -> BTreeSet<ObjectName> {
+fn owners<A: IpFamily>(family: &Family<A>, prefix: &Prefix<A>) -> BTreeSet<Arc<ObjectName>> {
     let ports = family.desired.ports().iter();
     let owners =
         ports.filter(|(_, port)| port.frontends.iter().any(|it| it.key.addr == prefix.addr));

@@ -29,6 +29,7 @@ impl Reconciler {
         self.v4.replace_actual(v4);
         self.v6.replace_actual(v6);
         self.has_taken_restored = false;
+        self.has_rested = false;
         self.is_node_touched = true;
         self.store.touch_all();
     }

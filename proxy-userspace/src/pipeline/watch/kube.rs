@@ -17,13 +17,14 @@ use kube::core::DynamicResourceScope;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Config, Resource};
-use serde::de::{Deserialize, DeserializeOwned, Deserializer};
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _};
 use serde_json::Value as Json;
+use serde_json::value::RawValue;
 use tokio::sync::mpsc::Sender;
 
 use super::{ApiSource, HEADLESS_LABEL, PROXY_NAME_LABEL, Selection, WatchError};
 use crate::objects::{
-    EndpointSlice, Kind, Node, Object, ObjectEvent, ObjectName, Service, ServiceCidr,
+    EndpointSlice, Kind, Metadata, Node, Object, ObjectEvent, ObjectName, Service, ServiceCidr,
 };
 
 /// Pause after every server was tried once without success.
@@ -196,6 +197,19 @@ fn is_unreachable(error: &watcher::Error) -> bool {
     }
 }
 
+/// Decodes one object as the watch does.
+pub fn decode_object(kind: Kind, json: &str) -> Result<ObjectEvent, serde_json::Error> {
+    fn applied<T: Watch>(json: &str) -> Result<ObjectEvent, serde_json::Error> {
+        serde_json::from_str::<Watched<T>>(json).map(Watched::applied)
+    }
+    match kind {
+        Kind::Service => applied::<Service>(json),
+        Kind::EndpointSlice => applied::<EndpointSlice>(json),
+        Kind::Node => applied::<Node>(json),
+        Kind::ServiceCidr => applied::<ServiceCidr>(json),
+    }
+}
+
 fn translate<T: Watch>(event: Event<Watched<T>>) -> ObjectEvent {
     match event {
         Event::Init => ObjectEvent::Restarted(T::KIND),
@@ -213,6 +227,7 @@ trait Watch: DeserializeOwned + Clone + Debug + Send + Sync + 'static {
     const PLURAL: &'static str;
 
     fn into_object(self) -> Object;
+    fn metadata(&self) -> &Metadata;
 }
 
 macro_rules! watch {
@@ -225,6 +240,10 @@ macro_rules! watch {
 
             fn into_object(self) -> Object {
                 Object::$kind(self)
+            }
+
+            fn metadata(&self) -> &Metadata {
+                &self.metadata
             }
         }
     };
@@ -278,9 +297,30 @@ impl<T: Watch> Watched<T> {
 
 impl<'de, T: Watch> Deserialize<'de> for Watched<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // Read whole before it is decoded, because the stream must be left behind the object
-        // whether it can be decoded or not; only the trimmed part outlives this function.
-        let mut json = Json::deserialize(deserializer)?;
+        // Taken as text before it is decoded, because the stream must be left behind the object
+        // whether it can be decoded or not.
+        let raw = <Box<RawValue>>::deserialize(deserializer)?;
+        // Nearly every object decodes as it is, without a tree of all that is not read.
+        let object = match serde_json::from_str::<T>(raw.get()) {
+            Ok(object) => object,
+            Err(_) => return Self::with_nulls(&raw).map_err(D::Error::custom),
+        };
+        let metadata = object.metadata();
+        let meta = ObjectMeta {
+            name: Some(metadata.name.clone()),
+            namespace: Some(metadata.namespace.clone()),
+            resource_version: metadata.resource_version.clone(),
+            ..ObjectMeta::default()
+        };
+        let object = Ok(object);
+        Ok(Self { meta, object })
+    }
+}
+
+impl<T: Watch> Watched<T> {
+    /// Decodes an object that has nulls where the trimmed types know only absence, or is wrong.
+    fn with_nulls(raw: &RawValue) -> Result<Self, serde_json::Error> {
+        let mut json: Json = serde_json::from_str(raw.get())?;
         drop_nulls(&mut json);
         let text = |key: &str| json["metadata"][key].as_str().map(str::to_owned);
         let meta = ObjectMeta {

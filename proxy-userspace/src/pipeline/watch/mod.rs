@@ -14,6 +14,8 @@ mod kube;
 pub mod located;
 pub mod manifests;
 
+pub use self::kube::decode_object;
+
 use std::path::PathBuf;
 
 use tokio::sync::mpsc;
