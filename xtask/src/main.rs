@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod build;
 mod check;
 mod command;
@@ -34,6 +35,8 @@ enum Verb {
     Rules,
     /// Runs the kernel tests on other kernels, booted in qemu (root)
     Kernels(kernels::Options),
+    /// Measures shunt (root): `control-plane` with its options
+    Bench(bench::Options),
     /// Shows Services at work in a small cluster of network namespaces on this machine (root)
     Demo(demo::Options),
 }
@@ -46,6 +49,7 @@ fn main() -> std::process::ExitCode {
         Verb::Check => check::run(),
         Verb::Rules => rules::run(),
         Verb::Kernels(options) => kernels::run(&options),
+        Verb::Bench(options) => bench::run(&options),
         Verb::Demo(options) => demo::run(&options),
     };
     match outcome {

@@ -139,6 +139,7 @@ fn test_files(layer: Layer) -> Result<BTreeSet<String>> {
         "proxy-ebpf",
         "proxy-userspace",
         "tests",
+        "bench",
         "xtask",
     ] {
         let folder = command::root().join(package).join("tests");

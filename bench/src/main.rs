@@ -1,0 +1,36 @@
+//! `cargo xtask bench`: what shunt costs, measured against something in the same run.
+
+mod apiserver;
+mod control_plane;
+mod fed_agent;
+mod in_process;
+mod lookup;
+mod objects;
+mod peers;
+mod plot;
+mod process;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "bench", about = "Measures shunt.")]
+struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Cold start, changes and memory of the agent
+    ControlPlane(control_plane::Options),
+    /// The agent's part of `control-plane --source in-process`
+    #[command(hide = true)]
+    FedAgent(fed_agent::Options),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().what {
+        What::ControlPlane(options) => control_plane::run(&options),
+        What::FedAgent(options) => fed_agent::run(&options),
+    }
+}

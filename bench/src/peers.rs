@@ -1,0 +1,212 @@
+//! The real kube-proxy on the same objects, in a namespace of its own.
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
+use tests::net::{Netns, Place};
+
+use crate::apiserver::{API, Server};
+use crate::objects::{self, NAMESPACE, Size};
+use crate::process;
+
+/// Its modes.
+const MODES: [&str; 2] = ["nftables", "iptables"];
+/// How long one sync may take before it counts as not finished.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// Changes that are measured.
+const CHANGES: u32 = 3;
+/// Between two looks at its metrics.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// What was measured of one program.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Who.
+    pub name: String,
+    /// Process start until everything is programmed; `None`: not within the patience of the bench.
+    pub program_s: Option<f64>,
+    /// From a write to the API until it is programmed.
+    pub change_s: Option<f64>,
+    /// Resident memory.
+    pub rss_mib: f64,
+}
+
+/// Measures every mode. One that does not start is an error.
+pub fn measure(server: &Server, size: Size) -> Result<Vec<Row>> {
+    (1..)
+        .zip(MODES)
+        .map(|(number, mode)| {
+            one(server, size, number, mode).with_context(|| format!("kube-proxy {mode}"))
+        })
+        .collect()
+}
+
+fn one(server: &Server, size: Size, number: u32, mode: &str) -> Result<Row> {
+    let mut peer = Peer::start(server, number, mode)?;
+    let program_s = peer.wait_for_syncs(1, peer.started)?;
+    let mut changes = Vec::new();
+    if program_s.is_some() {
+        for round in 0..CHANGES {
+            let syncs = peer.calm()?;
+            let start = Instant::now();
+            patch(server, size, round, number)?;
+            changes.extend(peer.wait_for_syncs(syncs + 1, start)?);
+        }
+    }
+    changes.sort_by(f64::total_cmp);
+    let row = Row {
+        name: format!("kube-proxy {mode}"),
+        program_s,
+        change_s: changes.get(changes.len() / 2).copied(),
+        rss_mib: process::rss_mib(peer.child.id())?[0],
+    };
+    println!("{}", text(&row));
+    Ok(row)
+}
+
+/// One row in words.
+pub fn text(row: &Row) -> String {
+    let seconds = |value: Option<f64>| match value {
+        Some(value) => format!("{value:.3} s"),
+        None => format!("not within {} s", PATIENCE.as_secs()),
+    };
+    let (all, change) = (seconds(row.program_s), seconds(row.change_s));
+    format!(
+        "{}: all {all}, one change {change}, {:.0} MiB",
+        row.name, row.rss_mib
+    )
+}
+
+fn patch(server: &Server, size: Size, round: u32, number: u32) -> Result<()> {
+    let service = (round * 31 + number) % size.services;
+    let slice = objects::slice(size, service, 0, 20 + round);
+    let patch = json!({"endpoints": slice["endpoints"]});
+    server.run(|client| async move {
+        let slices: Api<EndpointSlice> = Api::namespaced(client, NAMESPACE);
+        let name = objects::slice_name(service, 0);
+        slices
+            .patch(&name, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+    })??;
+    Ok(())
+}
+
+/// A kube-proxy.
+struct Peer {
+    child: Child,
+    netns: Netns,
+    log: std::path::PathBuf,
+    started: Instant,
+}
+
+impl Peer {
+    fn start(server: &Server, number: u32, mode: &str) -> Result<Self> {
+        let bin = std::env::var_os("SHUNT_LAB_BIN").context("SHUNT_LAB_BIN is not set")?;
+        let netns = server.sandbox.netns(&format!("peer{number}"))?;
+        let (lab, node) = (format!("10.66.{number}.1"), format!("10.66.{number}.2"));
+        server.netns.ip(&format!(
+            "link add name peer{number} type veth peer name eth0 netns {}\n\
+             link set peer{number} up\naddr add {lab}/24 dev peer{number}\n",
+            netns.name()
+        ))?;
+        netns.ip(&format!(
+            "link set eth0 up\naddr add {node}/24 dev eth0\nroute add default via {lab}\n\
+             route replace {API}/32 via {lab}\n"
+        ))?;
+        let name = format!("peer-{number}");
+        server.lab.add_node(&name, &[&node])?;
+        let log = server.sandbox.dir().join(format!("{name}.log"));
+        let output = std::fs::File::create(&log)?;
+        let mut command = Command::new(std::path::Path::new(&bin).join("hyperkube"));
+        command.args([
+            "kube-proxy",
+            "--proxy-mode",
+            mode,
+            "--hostname-override",
+            &name,
+        ]);
+        command.arg("--kubeconfig").arg(server.lab.kubeconfig());
+        command.args([
+            "--cluster-cidr",
+            "10.64.0.0/16",
+            "--conntrack-max-per-core",
+            "0",
+        ]);
+        command.args(["--conntrack-tcp-timeout-established", "0s"]);
+        command.args(["--conntrack-tcp-timeout-close-wait", "0s"]);
+        command
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output);
+        let place = Place {
+            netns: netns.clone(),
+            cgroup: server.sandbox.cgroup(&name)?,
+        };
+        let started = Instant::now();
+        let child = place.spawn(&mut command)?;
+        Ok(Self {
+            child,
+            netns,
+            log,
+            started,
+        })
+    }
+
+    /// Syncs of IPv4 that it has completed; none while it does not answer.
+    fn syncs(&mut self) -> Result<u64> {
+        const METRIC: &str = "kubeproxy_sync_proxy_rules_duration_seconds_count";
+        if let Some(status) = self.child.try_wait()? {
+            let log = std::fs::read_to_string(&self.log)?;
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = &lines[lines.len().saturating_sub(10)..];
+            anyhow::bail!("it ended ({status}):\n{}", tail.join("\n"));
+        }
+        let metrics = self
+            .netns
+            .run(&["curl", "-s", "-m", "5", "http://127.0.0.1:10249/metrics"])
+            .unwrap_or_default();
+        let lines = metrics.lines().filter(|line| line.starts_with(METRIC));
+        let counts = lines.filter(|line| !line.contains("IPv6"));
+        let counts = counts.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        Ok(counts.sum::<f64>() as u64)
+    }
+
+    /// Seconds since `start` when so many syncs are complete.
+    fn wait_for_syncs(&mut self, count: u64, start: Instant) -> Result<Option<f64>> {
+        while start.elapsed() < PATIENCE {
+            if self.syncs()? >= count {
+                return Ok(Some(start.elapsed().as_secs_f64()));
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        Ok(None)
+    }
+
+    /// Waits until it has been idle for a while; the syncs so far.
+    fn calm(&mut self) -> Result<u64> {
+        let start = Instant::now();
+        let (mut syncs, mut since) = (self.syncs()?, Instant::now());
+        while since.elapsed() < Duration::from_secs(3) {
+            ensure!(start.elapsed() < PATIENCE, "it is never idle");
+            std::thread::sleep(LOOK_EVERY * 10);
+            let found = self.syncs()?;
+            if found != syncs {
+                (syncs, since) = (found, Instant::now());
+            }
+        }
+        Ok(syncs)
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        // Fails only when it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,79 @@
+//! One picture of all programs: time to program all, time of one change, memory. The axes are
+//! logarithmic, because the times lie orders of magnitude apart.
+
+use std::path::Path;
+
+use anyhow::{Result, anyhow};
+use plotters::prelude::*;
+
+use crate::objects::Size;
+use crate::peers::Row;
+
+/// One of the three panels.
+struct Panel {
+    title: &'static str,
+    unit: &'static str,
+    value: fn(&Row) -> Option<f64>,
+}
+
+const PANELS: [Panel; 3] = [
+    Panel {
+        title: "all programmed",
+        unit: "s",
+        value: |row| row.program_s,
+    },
+    Panel {
+        title: "one change",
+        unit: "ms",
+        value: |row| row.change_s.map(|seconds| seconds * 1e3),
+    },
+    Panel {
+        title: "resident memory",
+        unit: "MiB",
+        value: |row| Some(row.rss_mib),
+    },
+];
+
+/// Draws the rows into an SVG file.
+pub fn draw(path: &Path, size: Size, rows: &[Row]) -> Result<()> {
+    let text = ("sans-serif", 15).into_font();
+    let area = SVGBackend::new(path, (1080, 300)).into_drawing_area();
+    let wrong = |error| anyhow!("drawing {}: {error}", path.display());
+    area.fill(&WHITE).map_err(wrong)?;
+    let title = format!("{} Services, {} endpoints", size.services, size.endpoints);
+    let area = area.titled(&title, ("sans-serif", 20)).map_err(wrong)?;
+    for (panel, part) in PANELS.iter().zip(area.split_evenly((1, PANELS.len()))) {
+        let title = format!("{} ({}, log)", panel.title, panel.unit);
+        let part = part.titled(&title, ("sans-serif", 16)).map_err(wrong)?;
+        let (width, _) = part.dim_in_pixel();
+        let values = rows.iter().filter_map(panel.value);
+        let (least, most) = values.fold((f64::MAX, 0.0), |(least, most), value| {
+            (value.min(least), value.max(most))
+        });
+        for (index, row) in (0..).zip(rows) {
+            let top = 30 + index * 70;
+            let value = (panel.value)(row);
+            let label = match value {
+                Some(value) => format!("{}: {value:.3} {}", row.name, panel.unit),
+                None => format!("{}: did not finish", row.name),
+            };
+            let length = length(value.unwrap_or(most), least, most, width);
+            let color = Palette99::pick(index as usize).mix(0.8);
+            part.draw(&Rectangle::new(
+                [(10, top + 20), (10 + length, top + 50)],
+                color.filled(),
+            ))
+            .map_err(wrong)?;
+            part.draw(&Text::new(label, (10, top), text.clone()))
+                .map_err(wrong)?;
+        }
+    }
+    area.present().map_err(wrong)
+}
+
+/// Length of a bar: a tenth of the least value has none.
+fn length(value: f64, least: f64, most: f64, width: u32) -> i32 {
+    let decades = (most / least).log10() + 1.0;
+    let share = ((value / least).log10() + 1.0) / decades;
+    (f64::from(width - 20) * share) as i32
+}

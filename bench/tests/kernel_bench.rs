@@ -1,0 +1,53 @@
+//! The benchmark of the control plane itself, small: it must go on working, and what does not
+//! depend on the machine must hold.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tests::rules;
+
+#[test]
+fn control_plane_is_measured_and_changes_touch_one_service_alone() -> Result<()> {
+    rules(&["S-006", "S-007", "S-216"]);
+    let mut bench = Command::new(env!("CARGO_BIN_EXE_bench"));
+    bench.args(["control-plane", "--services", "200", "--endpoints", "2000"]);
+    bench.args([
+        "--changes",
+        "50",
+        "--storm-secs",
+        "1",
+        "--storm-rate",
+        "200",
+        "--json",
+    ]);
+    let output = bench.output()?;
+    let text = String::from_utf8(output.stdout)?;
+    ensure!(
+        output.status.success(),
+        "{}\n{text}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let last = text.lines().last().context("it printed nothing")?;
+    let figures: Value = serde_json::from_str(last).with_context(|| last.to_owned())?;
+    for field in [
+        "cold_start_s",
+        "cold_cpu_ms",
+        "rss_mib",
+        "maps_mib",
+        "flow_maps_mib",
+    ] {
+        let value = figures[field].as_f64();
+        ensure!(value.is_some_and(|value| value > 0.0), "{field} in {last}");
+    }
+    for field in ["p50", "p99"] {
+        let value = figures["change_us"][field].as_f64();
+        ensure!(value.is_some_and(|value| value > 0.0), "{field} in {last}");
+    }
+    ensure!(figures["change_from_api_ms"].is_null(), "{last}");
+    // One backend made, a region written, the frontend's word stored, the old backend freed.
+    ensure!(figures["writes_per_change"] == 4.0, "{last}");
+    ensure!(text.contains("exact state: 200 Services"), "{text}");
+    Ok(())
+}

@@ -1,0 +1,46 @@
+//! `cargo xtask bench`: builds what is measured and hands over to the program that measures.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::build;
+use crate::command;
+use crate::setup;
+
+/// What to measure; `cargo xtask bench control-plane --help` says more.
+#[derive(clap::Args)]
+pub struct Options {
+    /// The benchmark and its options
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    words: Vec<OsString>,
+}
+
+impl Options {
+    /// True where Kubernetes itself takes part.
+    fn need_kubernetes(&self) -> bool {
+        let words = self.words.iter().filter_map(|word| word.to_str());
+        words
+            .into_iter()
+            .any(|word| ["apiserver", "--source=apiserver", "--peers", "--plot"].contains(&word))
+    }
+}
+
+/// Builds what the benchmark needs and becomes it.
+pub fn run(options: &Options) -> Result<()> {
+    setup::require_root("bench", "run it as root")?;
+    setup::network_tools()?;
+    build::ebpf()?;
+    build::binaries(&["shunt", "bench"])?;
+    let mut bench = Command::new(command::target("release/bench"));
+    bench.args(&options.words).current_dir(command::root());
+    if options.need_kubernetes() {
+        setup::lab::programs()?;
+        bench.env("SHUNT_LAB_BIN", setup::lab::build()?);
+    }
+    bench.env("SHUNT_BIN", command::target("release/shunt"));
+    command::scrub(&mut bench, command::is_of_this_run);
+    Err(bench.exec()).context("starting target/release/bench")
+}
