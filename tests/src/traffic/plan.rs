@@ -8,6 +8,9 @@ use super::{Answer, Report, StreamReport};
 
 /// How long one connection may take, unless a plan says otherwise.
 const TIMEOUT_MS: u64 = 5_000;
+/// Limit of a wait on a held connection: what is lost never comes, what is late on a machine whose
+/// cores are busy does.
+const HELD_TIMEOUT_MS: u64 = 60_000;
 
 /// One line to a probe.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -211,7 +214,7 @@ impl Held {
         Self {
             to,
             socket,
-            timeout_ms: TIMEOUT_MS,
+            timeout_ms: HELD_TIMEOUT_MS,
             source: None,
         }
     }
