@@ -313,11 +313,11 @@ fn watch(
     )?;
     stream.flush()?;
     if fault == Some(Fault::Gone) {
-        let gone = json!({"type": "ERROR", "object": {
+        let gone = json!({
             "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 410,
             "reason": "Expired", "message": "too old resource version", "metadata": {},
-        }});
-        send_chunk(&mut stream, &format!("{gone}\n"))?;
+        });
+        send_chunk(&mut stream, &event_text("ERROR", &gone))?;
         return stream.write_all(b"0\r\n\r\n");
     }
     loop {
@@ -333,12 +333,7 @@ fn watch(
             let changes = state.changes.iter();
             let news: Vec<_> = changes
                 .filter(|(at, of, _, _)| *at > version && of == plural)
-                .map(|(at, _, kind, object)| {
-                    (
-                        *at,
-                        format!("{}\n", json!({"type": kind, "object": object})),
-                    )
-                })
+                .map(|(at, _, kind, object)| (*at, event_text(kind, object)))
                 .collect();
             if !news.is_empty() {
                 break news;
@@ -361,6 +356,12 @@ fn watch(
             version = at;
         }
     }
+}
+
+/// One event of a watch: its type first, as every API server writes it (the order of the fields of
+/// `metav1.WatchEvent`); the client decodes the object without holding it as a tree only so.
+fn event_text(kind: &str, object: &Value) -> String {
+    format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n")
 }
 
 fn send_chunk(stream: &mut TcpStream, text: &str) -> io::Result<()> {
