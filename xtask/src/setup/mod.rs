@@ -35,6 +35,10 @@ pub fn network_tools() -> Result<()> {
         ("ip", "iproute2"),
         ("nft", "nftables"),
         ("iptables", "iptables"),
+        ("ethtool", "ethtool"),
+        ("ping", "iputils-ping"),
+        ("sysctl", "procps"),
+        ("unshare", "util-linux"),
     ])
 }
 
@@ -45,8 +49,6 @@ pub fn kernel_tools() -> Result<()> {
         ("busybox", "busybox-static"),
         ("cpio", "cpio"),
         ("depmod", "kmod"),
-        ("ping", "iputils-ping"),
-        ("sysctl", "procps"),
         ("objcopy", "binutils"),
     ])
 }
