@@ -22,4 +22,4 @@ pub use environment::{Environment, Hook};
 pub use family::{Family, V4, V6};
 pub use packet::Packet;
 pub use stop::{Answer, Stop, Verdict};
-pub use tables::{FlowTable, Insert, Tables};
+pub use tables::{FlowTable, Insert, Sighting, Tables};

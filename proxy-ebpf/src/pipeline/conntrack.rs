@@ -10,7 +10,7 @@ use proxy_common::{Address, Config, Connection, Counter, FlowKey, protocol};
 
 use super::parse::{Headers, Transport};
 use crate::wire::tcp;
-use crate::{Family, FlowTable, Insert, Tables};
+use crate::{Family, FlowTable, Insert, Sighting, Tables};
 
 mod create;
 
@@ -135,7 +135,13 @@ pub fn refresh<F: Family, T: Tables<F>>(
     }
     let (from, connection) = (entries.table, &mut entries.connection);
     let to = belongs(headers, connection, from, now);
-    connection.seen = seen_after(headers, connection, now);
+    let gained = seen_after(headers, connection, now);
+    let sighting = Sighting {
+        now,
+        gained,
+        lost: connection.seen & !gained,
+    };
+    connection.seen = gained;
     connection.last_seen_secs = now;
     if let FlowTable::Flows = to {
         connection.flags |= flags::CONFIRMED;
@@ -145,10 +151,9 @@ pub fn refresh<F: Family, T: Tables<F>>(
         move_to(tables, entries, to);
         return Tracked::Known;
     }
-    let seen = entries.connection.seen;
     // An entry that is gone was moved by another CPU at this moment, or evicted.
-    if tables.touch_flow(from, &entries.key, now, seen)
-        && !tables.touch_flow(from, &entries.other_key, now, seen)
+    if tables.touch_flow(from, &entries.key, sighting)
+        && !tables.touch_flow(from, &entries.other_key, sighting)
         && tables.insert_flow(from, &entries.other_key, &entries.other, Insert::NoExist)
     {
         tables.count(Counter::HalfRestored);

@@ -10,7 +10,7 @@ use proxy_common::port_filter::{PORT_FILTER_LEN, bit, index};
 use proxy_common::reasons::COUNTERS_LEN;
 use proxy_common::*;
 
-use super::{FlowTable, FrontendRead, Insert, Tables};
+use super::{FlowTable, FrontendRead, Insert, Sighting, Tables};
 use crate::pipeline::Scratch;
 use crate::{Family, V4, V6};
 
@@ -191,8 +191,7 @@ macro_rules! family {
                 &self,
                 table: FlowTable,
                 key: &FlowKey<$addr>,
-                now: u32,
-                seen: u8,
+                sighting: Sighting,
             ) -> bool {
                 let map = match table {
                     FlowTable::Handshakes => &$handshakes,
@@ -208,8 +207,8 @@ macro_rules! family {
                     if (*entry).tag != key.tag() {
                         return false;
                     }
-                    ptr::addr_of_mut!((*entry).last_seen_secs).write_volatile(now);
-                    (*entry).seen |= seen;
+                    ptr::addr_of_mut!((*entry).last_seen_secs).write_volatile(sighting.now);
+                    (*entry).seen = sighting.on((*entry).seen);
                 }
                 true
             }

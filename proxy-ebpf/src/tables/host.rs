@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use proxy_common::port_filter::{bit, index};
 use proxy_common::*;
 
-use super::{FlowTable, FrontendRead, Insert, Tables};
+use super::{FlowTable, FrontendRead, Insert, Sighting, Tables};
 use crate::Family;
 
 /// Entries of FLOWS and HANDSHAKES.
@@ -162,11 +162,11 @@ impl<F: Family> Tables<F> for HostTables<F> {
         self.written.borrow_mut().table(table).remove(key);
     }
 
-    fn touch_flow(&self, table: FlowTable, key: &FlowKey<F::Addr>, now: u32, seen: u8) -> bool {
+    fn touch_flow(&self, table: FlowTable, key: &FlowKey<F::Addr>, sighting: Sighting) -> bool {
         match self.written.borrow_mut().table(table).get_mut(key) {
             Some(entry) if entry.tag == key.tag() => {
-                entry.last_seen_secs = now;
-                entry.seen |= seen;
+                entry.last_seen_secs = sighting.now;
+                entry.seen = sighting.on(entry.seen);
                 true
             }
             _ => false,

@@ -40,6 +40,25 @@ pub struct FrontendRead<F: Family> {
     pub key: FrontendKey<F::Addr>,
 }
 
+/// What a packet tells of its flow. Bits are told one by one, because two CPUs may tell at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sighting {
+    /// Seconds of the jiffies clock.
+    pub now: u32,
+    /// Bits of `seen` that are true.
+    pub gained: u8,
+    /// Bits of `seen` that are no longer true: resets that were ignored.
+    pub lost: u8,
+}
+
+impl Sighting {
+    /// `seen` after it.
+    #[inline(always)]
+    pub fn on(self, seen: u8) -> u8 {
+        seen & !self.lost | self.gained
+    }
+}
+
 /// The maps. Counters never change a verdict; failures of the rest are visible in the results.
 pub trait Tables<F: Family> {
     /// CONFIG, or `None` before the agent wrote it.
@@ -64,9 +83,8 @@ pub trait Tables<F: Family> {
     ) -> bool;
     /// Removes.
     fn remove_flow(&self, table: FlowTable, key: &FlowKey<F::Addr>);
-    /// Writes `last_seen_secs` and adds bits to `seen` where the entry still is this key's (by its
-    /// tag); false if it is gone.
-    fn touch_flow(&self, table: FlowTable, key: &FlowKey<F::Addr>, now: u32, seen: u8) -> bool;
+    /// Writes a sighting where the entry still is this key's (by its tag); false if it is gone.
+    fn touch_flow(&self, table: FlowTable, key: &FlowKey<F::Addr>, sighting: Sighting) -> bool;
     /// FRONTEND_IDS.
     fn frontend_id(&self, key: &FrontendKey<F::Addr>) -> Option<u32>;
     /// FRONTENDS.

@@ -260,8 +260,16 @@ fn resets() -> Vec<Case> {
             last.clone(),
         )
         .flow(flow.closed(RST_ORIGINAL).idle(1))
-        .passed(last.dst(LOCAL_AT), &[Promoted, OriginalStack])
+        .passed(last.clone().dst(LOCAL_AT), &[Promoted, OriginalStack])
         .leaves(&[flow]),
+        case(
+            "only one of two who reset each other goes on",
+            &["S-120", "S-132"],
+            last.clone(),
+        )
+        .flow(flow.closed(RST_ORIGINAL | RST_REPLY).idle(1))
+        .passed(last.dst(LOCAL_AT), &[OriginalStack])
+        .leaves(&[flow.closed(RST_REPLY)]),
     ]
 }
 
