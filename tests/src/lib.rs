@@ -19,6 +19,7 @@ pub mod rig;
 pub mod scenarios;
 pub mod topology;
 pub mod traffic;
+pub mod verifier;
 
 /// Cites the rules that a test is about: read by `cargo xtask rules`.
 pub const fn rules(_rules: &[&str]) {}

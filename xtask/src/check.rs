@@ -1,4 +1,5 @@
-//! `cargo xtask check`: rustfmt, clippy on the host and for BPF, tidy, rules.
+//! `cargo xtask check`: rustfmt, clippy on the host and for BPF, tidy, rules, and as root the
+//! verifier's budget.
 
 use anyhow::{Result, bail};
 
@@ -6,6 +7,7 @@ use crate::build;
 use crate::command;
 use crate::rules;
 use crate::tidy;
+use crate::verifier;
 
 /// Runs every check and fails when one of them did.
 pub fn run() -> Result<()> {
@@ -31,6 +33,11 @@ pub fn run() -> Result<()> {
         command::run(clippy.args(["--", "-D", "warnings"])),
     );
     step("clippy for BPF", build::lint_ebpf());
+    if command::is_root() {
+        step("verifier", verifier::run(&verifier::Options::default()));
+    } else {
+        println!("check: the verifier's budget is looked at by root only");
+    }
     if !failed.is_empty() {
         bail!("failed: {}", failed.join(", "));
     }

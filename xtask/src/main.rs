@@ -13,6 +13,7 @@ mod rules;
 mod setup;
 mod test;
 mod tidy;
+mod verifier;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Builds, tests and demonstrates shunt.")]
@@ -31,6 +32,8 @@ enum Verb {
     Test(test::Options),
     /// Runs rustfmt, clippy on host and BPF targets, tidy and rules
     Check,
+    /// Shows what the BPF programs cost the verifier, and compares it with docs/verifier.md (root)
+    Verifier(verifier::Options),
     /// Shows which tests cite which rule of docs/service-semantics.md
     Rules,
     /// Runs the kernel tests on other kernels, booted in qemu (root)
@@ -47,6 +50,7 @@ fn main() -> std::process::ExitCode {
         Verb::Build => build::agent().map(drop),
         Verb::Test(options) => test::run(&options),
         Verb::Check => check::run(),
+        Verb::Verifier(options) => verifier::run(&options),
         Verb::Rules => rules::run(),
         Verb::Kernels(options) => kernels::run(&options),
         Verb::Bench(options) => bench::run(&options),
