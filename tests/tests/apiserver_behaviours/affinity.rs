@@ -68,7 +68,7 @@ fn off() -> Value {
 }
 
 /// All connections of `caller` go to one server, over TCP and UDP.
-fn await_one(world: &mut World, caller: Caller, to: Address) -> Result<()> {
+pub fn await_one(world: &mut World, caller: Caller, to: Address) -> Result<()> {
     for family in FAMILIES {
         for socket in SOCKETS {
             let one = |report: &Report| report.failed() == 0 && report.servers().len() == 1;

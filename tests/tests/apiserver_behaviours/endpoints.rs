@@ -60,6 +60,12 @@ pub const BEHAVIOURS: &[Behaviour] = &[
         "S-046, S-068",
         unready_pods_are_published,
     ),
+    behaviour(
+        "should be able to connect to terminating and unready endpoints if \
+         PublishNotReadyAddresses is true",
+        "S-046, S-065, S-068",
+        tolerant_services_reach_terminating_pods,
+    ),
 ];
 
 fn endpoints_come_and_go(world: &mut World) -> Result<()> {
@@ -249,4 +255,19 @@ fn unready_pods_are_published(world: &mut World) -> Result<()> {
     world.await_refused(&PODS, service.cluster_ip()?)?;
     world.lab.set_ready("tolerant-a", "True")?;
     world.await_all(&PODS, service.cluster_ip()?, &["a"])
+}
+
+fn tolerant_services_reach_terminating_pods(world: &mut World) -> Result<()> {
+    world.run_pods("tolerant-term", &["a"])?;
+    world.lab.set_ready("tolerant-term-a", "False")?;
+    let mut spec = node_ports(31_025);
+    spec["publishNotReadyAddresses"] = json!(true);
+    let service = world.service("tolerant-term", &spec)?;
+    let (to, node_port) = (service.cluster_ip()?, service.node_port()?);
+    world.await_all(&PODS, to, &["a"])?;
+    world.terminate("tolerant-term", "a")?;
+    // Still there once the slices say that it ends: what is new after it follows later events.
+    world.run_pods("tolerant-term", &["b"])?;
+    world.await_all(&INSIDE, to, &["a", "b"])?;
+    world.await_servers(Caller::Outside, node_port, &["a", "b"])
 }

@@ -7,6 +7,8 @@
 mod affinity;
 mod endpoints;
 mod lifecycle;
+mod load_balancers;
+mod networking;
 mod policies;
 mod services;
 mod udp;
@@ -50,6 +52,8 @@ fn behaviours_of_upstream_hold() -> Result<()> {
         policies::BEHAVIOURS,
         affinity::BEHAVIOURS,
         udp::BEHAVIOURS,
+        load_balancers::BEHAVIOURS,
+        networking::BEHAVIOURS,
         lifecycle::BEHAVIOURS,
     ];
     let mut failures = Vec::new();

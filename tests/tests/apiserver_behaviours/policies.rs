@@ -121,7 +121,7 @@ fn external_local_node_port(world: &mut World) -> Result<()> {
 }
 
 /// A load balancer's Service with policy Local, and its health port on n1.
-fn balanced(world: &World, name: &str, number: u16) -> Result<(Service, Address)> {
+pub fn balanced(world: &World, name: &str, number: u16) -> Result<(Service, Address)> {
     let mut spec = external_local(number);
     spec["type"] = json!("LoadBalancer");
     let service = world.service(name, &spec)?;
@@ -132,7 +132,7 @@ fn balanced(world: &World, name: &str, number: u16) -> Result<(Service, Address)
 }
 
 /// What a load balancer's probe at `to` hears: an HTTP status, or that nothing listens.
-fn await_health(world: &World, to: Address, expected: &str) -> Result<()> {
+pub fn await_health(world: &World, to: Address, expected: &str) -> Result<()> {
     for family in FAMILIES {
         let url = format!("http://{}/", to.of(family));
         let probe = ["curl", "-s", "-g", "-o", "/dev/null", "--max-time", "5"];

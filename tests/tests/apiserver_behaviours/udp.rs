@@ -89,7 +89,7 @@ fn all_await(senders: &mut [Sender], server: &str) -> Result<()> {
 }
 
 /// From no endpoint to one, to another, to none and back, with the same sockets.
-fn cycle(world: &World, app: &str, callers: &[Caller], to: Address) -> Result<()> {
+pub fn cycle(world: &World, app: &str, callers: &[Caller], to: Address) -> Result<()> {
     let mut senders = senders(world, callers, to)?;
     for sender in &mut senders {
         // The first datagrams are sent while nobody can answer.
