@@ -303,6 +303,7 @@ fn source(given: &Given) -> Result<Source, ConfigError> {
         (None, kubeconfig) => Ok(Source::Api(ApiSource {
             kubeconfig: kubeconfig.clone(),
             servers,
+            ..ApiSource::default()
         })),
     }
 }

@@ -101,6 +101,7 @@ impl Watching {
         let source = Source::Api(ApiSource {
             kubeconfig: Some(kubeconfig),
             servers,
+            ..ApiSource::default()
         });
         let selection = Selection {
             node_name: "n1".to_owned(),

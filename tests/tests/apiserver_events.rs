@@ -58,6 +58,7 @@ fn events_are_written_and_described() -> Result<()> {
     let source = Source::Api(ApiSource {
         kubeconfig: Some(lab.kubeconfig_of("kube-system", "shunt")?),
         servers: vec!["https://127.0.0.1:1".to_owned(), lab.url()],
+        ..ApiSource::default()
     });
     netns.enter(|| publish(&lab, source))?
 }

@@ -11,15 +11,21 @@ use proxy_userspace::fake_maps::FakeMaps;
 use proxy_userspace::map_dump::dump;
 use proxy_userspace::maps::Capacity;
 use proxy_userspace::pipeline::Reconciler;
-use proxy_userspace::pipeline::watch::{self, ApiSource, Selection, Source};
+use proxy_userspace::pipeline::watch::{self, ApiSource, Patience, Selection, Source};
 use proxy_userspace::settings::Settings;
 use serde_json::{Value, json};
-use tests::fake_api::{FakeApi, Fault};
+use tests::fake_api::{FakeApi, Fault, Streams};
 use tests::net::eventually;
 use tests::rules;
 
 /// Far longer than the longest backoff here.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Short enough for tests of silence, and longer than anything else here takes.
+const SERVER_PATIENCE: Patience = Patience {
+    answer: Duration::from_secs(2),
+    page: Duration::from_secs(4),
+    event: Duration::from_secs(3),
+};
 const PLURALS: [&str; 2] = ["services", "endpointslices"];
 
 /// An agent's object path on maps in memory; dropping it ends it.
@@ -123,6 +129,7 @@ fn run(shared: &Shared, kubeconfig: PathBuf, servers: Vec<String>) -> Result<()>
         let source = Source::Api(ApiSource {
             kubeconfig: Some(kubeconfig),
             servers,
+            patience: SERVER_PATIENCE,
         });
         let selection = Selection {
             node_name: "n1".to_owned(),
@@ -186,7 +193,12 @@ fn pods(count: u32) -> Vec<String> {
 
 /// A server with the Service `steady`, and a path behind it that has it in its maps.
 fn steady() -> Result<(FakeApi, Path)> {
+    steady_by(Streams::Served)
+}
+
+fn steady_by(streams: Streams) -> Result<(FakeApi, Path)> {
     let api = FakeApi::start()?;
+    api.set_streams(streams);
     fill(&api);
     let path = Path::start(&[&api])?;
     path.await_backends("10.96.0.1", "10.1.0.1:8080")?;
@@ -203,7 +215,7 @@ fn fill(api: &FakeApi) {
 #[test]
 fn faults_of_lists_and_watches_delay_but_lose_nothing() -> Result<()> {
     rules(&["S-007", "S-008", "S-179"]);
-    let faults = [
+    let all = [
         vec![Fault::CutWatch],
         vec![Fault::Gone],
         vec![Fault::Twice],
@@ -212,19 +224,29 @@ fn faults_of_lists_and_watches_delay_but_lose_nothing() -> Result<()> {
         vec![Fault::Status(429)],
         vec![Fault::Gone, Fault::CutList],
         vec![Fault::Gone, Fault::SlowList],
+        vec![Fault::Hang],
+        vec![Fault::Silence],
+        vec![Fault::Gone, Fault::Hang],
     ];
-    let tests = faults.map(|faults| std::thread::spawn(move || one_fault(&faults)));
-    for test in tests {
-        match test.join() {
-            Ok(result) => result?,
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
-    }
-    Ok(())
+    let modes = [Streams::Served, Streams::Refused];
+    let tests = all
+        .iter()
+        .flat_map(|faults| modes.map(|mode| (mode, faults.clone())));
+    let tests: Vec<_> = tests
+        .map(|(mode, faults)| std::thread::spawn(move || one_fault(mode, &faults)))
+        .collect();
+    tests.into_iter().try_for_each(joined)
 }
 
-fn one_fault(faults: &[Fault]) -> Result<()> {
-    let (api, path) = steady()?;
+fn joined(test: JoinHandle<Result<()>>) -> Result<()> {
+    match test.join() {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+fn one_fault(streams: Streams, faults: &[Fault]) -> Result<()> {
+    let (api, path) = steady_by(streams)?;
     for plural in PLURALS {
         for fault in faults {
             api.fault(plural, *fault);
@@ -235,7 +257,7 @@ fn one_fault(faults: &[Fault]) -> Result<()> {
     api.apply(&slice("web", &pods(1)));
     api.apply(&service("web", 2));
     path.await_backends("10.96.0.2", "10.1.0.1:8080")
-        .with_context(|| format!("{faults:?}"))?;
+        .with_context(|| format!("{streams:?} {faults:?}"))?;
     api.apply(&slice("web", &pods(2)));
     path.await_backends("10.96.0.2", "10.1.0.1:8080 10.1.0.2:8080")?;
     api.delete(&service("web", 2));
@@ -318,23 +340,90 @@ fn huge_and_unreadable_objects_hold_up_nothing() -> Result<()> {
     path.end()
 }
 
-/// Several servers: whichever answers, in the order in which they were named.
+/// Servers that list by a watch, that refuse to, and that do not know what is asked of them.
+#[test]
+fn lists_are_streamed_where_the_server_can() -> Result<()> {
+    rules(&["S-007"]);
+    let modes = [Streams::Served, Streams::Refused, Streams::Ignored];
+    let tests = modes.map(|mode| std::thread::spawn(move || one_mode(mode)));
+    tests.into_iter().try_for_each(joined)
+}
+
+fn one_mode(streams: Streams) -> Result<()> {
+    let (api, path) = steady_by(streams)?;
+    for plural in PLURALS {
+        // One that ignored it has told everything, and was asked for pages then.
+        let (lists, requests) = (api.lists(plural), api.requests(plural));
+        let expected = match streams {
+            Streams::Served => (1, 1),
+            Streams::Refused => (1, 3),
+            Streams::Ignored => (2, 3),
+        };
+        eventually(PATIENCE, || {
+            let found = (api.lists(plural), api.requests(plural));
+            ensure!(found == expected, "{streams:?} {plural}: {found:?}");
+            Ok(())
+        })
+        .with_context(|| format!("{lists} lists, {requests} requests"))?;
+    }
+    api.apply(&slice("steady", &pods(2)));
+    path.await_backends("10.96.0.1", "10.1.0.1:8080 10.1.0.2:8080")?;
+    path.end()
+}
+
+/// A server that accepts and never answers is left for another one, at the start and later.
+#[test]
+fn servers_that_hang_are_left_for_others() -> Result<()> {
+    rules(&["S-179", "S-183"]);
+    let (hanging, good) = (FakeApi::start()?, FakeApi::start()?);
+    let all = [&hanging, &good];
+    for api in all {
+        api.set_streams(Streams::Served);
+        fill(api);
+    }
+    let hang = |api: &FakeApi| {
+        for plural in PLURALS.into_iter().chain(["nodes", "servicecidrs"]) {
+            api.fault(plural, Fault::Hang);
+        }
+    };
+    hang(&hanging);
+    let path = Path::start(&all)?;
+    path.await_backends("10.96.0.1", "10.1.0.1:8080")?;
+    hang(&good);
+    good.end_watches();
+    all.iter()
+        .for_each(|api| api.apply(&slice("steady", &pods(2))));
+    path.await_backends("10.96.0.1", "10.1.0.1:8080 10.1.0.2:8080")?;
+    path.end()
+}
+
+/// Several servers of one cluster: whichever answers, in the order in which they were named, and
+/// without listing again.
 #[test]
 fn servers_take_over_from_each_other() -> Result<()> {
     rules(&["S-183"]);
     let (first, second) = (FakeApi::start()?, FakeApi::start()?);
-    fill(&first);
-    fill(&second);
+    let all = [&first, &second];
+    for api in all {
+        api.set_streams(Streams::Served);
+        fill(api);
+    }
     first.set_down(true);
-    let path = Path::start(&[&first, &second])?;
+    let path = Path::start(&all)?;
     path.await_backends("10.96.0.1", "10.1.0.1:8080")?;
-    first.set_down(false);
-    first.apply(&slice("steady", &pods(2)));
     second.set_down(true);
+    all.iter()
+        .for_each(|api| api.apply(&slice("steady", &pods(2))));
+    first.set_down(false);
     path.await_backends("10.96.0.1", "10.1.0.1:8080 10.1.0.2:8080")?;
-    second.set_down(false);
-    second.apply(&slice("steady", &pods(3)));
     first.set_down(true);
+    all.iter()
+        .for_each(|api| api.apply(&slice("steady", &pods(3))));
+    second.set_down(false);
     path.await_backends("10.96.0.1", "10.1.0.1:8080 10.1.0.2:8080 10.1.0.3:8080")?;
+    for plural in PLURALS {
+        let lists = all.map(|api| api.lists(plural));
+        ensure!(lists == [0, 1], "{plural} were listed again: {lists:?}");
+    }
     path.end()
 }

@@ -142,6 +142,7 @@ fn generated_kube_proxy_file_is_taken_as_it_is() {
         source: Source::Api(ApiSource {
             kubeconfig,
             servers: Vec::new(),
+            ..ApiSource::default()
         }),
         settings: Settings {
             cluster_cidrs: cidrs,
@@ -235,6 +236,7 @@ fn source_of_the_command_line_replaces_that_of_the_file() {
     let expected = ApiSource {
         kubeconfig: Some("/k".into()),
         servers: vec!["https://192.0.2.5:6443".to_owned()],
+        ..ApiSource::default()
     };
     assert_eq!(servers.source, Source::Api(expected));
     let file = shunt("manifests: [/m]");

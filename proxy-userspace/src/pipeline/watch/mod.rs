@@ -16,8 +16,11 @@ pub mod manifests;
 
 pub use self::kube::decode_object;
 
+use std::ops::Range;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use backon::ExponentialBuilder;
 use tokio::sync::mpsc;
 
 use crate::objects::{Kind, Object, ObjectEvent};
@@ -35,6 +38,9 @@ pub const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 
 /// A slice with this label is not for proxies (S-004).
 pub const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
+
+/// A server ends a watch after one of these times, by chance: not those of all nodes at once.
+pub const WATCH_SECS: Range<u32> = 300..600;
 
 /// Events that may wait between the source and the store.
 const QUEUED_EVENTS_MAX: usize = 1024;
@@ -56,6 +62,29 @@ pub struct ApiSource {
     /// Servers to try in order instead of the one configured: addresses that need no Service
     /// (S-183).
     pub servers: Vec<String>,
+    /// How long a server may keep the agent waiting.
+    pub patience: Patience,
+}
+
+/// How long a server may be silent before it counts as failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Patience {
+    /// Until a watch begins, and between two objects of a list that is streamed.
+    pub answer: Duration,
+    /// For a page of a list. A server gives one up by itself after 60 s.
+    pub page: Duration,
+    /// Between two events of a watch. A server sends a bookmark a minute where nothing happens.
+    pub event: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            answer: Duration::from_secs(30),
+            page: Duration::from_secs(70),
+            event: Duration::from_secs(130),
+        }
+    }
 }
 
 /// Which objects are for this agent.
@@ -106,6 +135,16 @@ pub enum WatchError {
     /// No thread.
     #[error("starting the thread that follows the manifests")]
     Thread(#[source] std::io::Error),
+}
+
+/// Waits after each round over all servers that failed: from half a second to 15 s, and stretched
+/// by chance up to twice, so that the agents of a cluster do not ask in step.
+pub fn backoff() -> ExponentialBuilder {
+    ExponentialBuilder::new()
+        .with_min_delay(Duration::from_millis(500))
+        .with_max_delay(Duration::from_secs(15))
+        .without_max_times()
+        .with_jitter()
 }
 
 /// Starts watching; it ends when the receiver is dropped. Needs a tokio runtime.
