@@ -12,6 +12,10 @@ use super::status::ProblemView;
 use crate::datapath::audit::Drift;
 use crate::events::{Events, Note, Regarding, Severity};
 use crate::objects::ObjectName;
+use crate::pipeline::reconciler::AuditRound;
+
+/// Between two parts of an audit.
+const PART_PACE: Duration = Duration::from_millis(10);
 
 /// Counters of packets that were dropped for want of room, with what is to be done about it.
 const PRESSURES: [(Counter, &str); 2] = [
@@ -30,8 +34,10 @@ const PRESSURES: [(Counter, &str); 2] = [
 pub(super) struct Lookout {
     events: Events,
     period: Duration,
-    /// When the next audit is due.
+    /// When the next audit is due, or the next part of the one that goes on.
     pub(super) next: Instant,
+    /// What is left of an audit of the maps' entries.
+    round: AuditRound,
     /// Services that did not fit, and why.
     without_room: BTreeMap<ObjectName, String>,
     /// Each of [`PRESSURES`] at the last audit.
@@ -48,6 +54,7 @@ impl Lookout {
             events,
             period,
             next: Instant::now() + period,
+            round: AuditRound::default(),
             without_room: BTreeMap::new(),
             refused: [None; PRESSURES.len()],
             pressures: Vec::new(),
@@ -118,33 +125,48 @@ impl Agent {
         }
     }
 
-    /// Compares the kernel with what should be there, repairs and counts.
+    /// Compares the kernel with what should be there, repairs and counts. Entries are many: changes
+    /// are taken in between their parts.
     pub(super) fn audit(&mut self) {
-        self.lookout.next = Instant::now() + self.lookout.period;
+        let entries = match self.lookout.round.is_over() {
+            true => self.audit_datapath(),
+            false => {
+                let now = std::time::Instant::now();
+                let round = &mut self.lookout.round;
+                self.reconciler.audit_part(round, &mut self.maps, now)
+            }
+        };
+        self.note_drift("entries", entries);
+        let wait = match self.lookout.round.is_over() {
+            true => self.lookout.period,
+            false => PART_PACE.min(self.lookout.period),
+        };
+        self.lookout.next = Instant::now() + wait;
+    }
+
+    /// Begins an audit with all that is not an entry of a Service; returns how many entries of
+    /// INTERFACES were wrong.
+    fn audit_datapath(&mut self) -> u64 {
         let Drift {
             programs,
             interfaces,
             pins,
         } = self.datapath.audit(&mut self.maps);
-        let entries = match self.is_ready {
-            true => self
-                .reconciler
-                .audit(&mut self.maps, std::time::Instant::now()),
-            false => 0,
-        };
-        let all = [
-            ("programs", programs),
-            ("pins", pins),
-            ("entries", interfaces + entries),
-        ];
-        for (what, count) in all {
-            self.health.metrics().drifted(what, count);
-            self.lookout.drift += count;
-            if count > 0 {
-                tracing::warn!(what, count, "somebody has changed what is ours: repaired");
-            }
+        self.note_drift("programs", programs);
+        self.note_drift("pins", pins);
+        if self.is_ready {
+            self.lookout.round = self.reconciler.begin_audit();
         }
         let counts = PRESSURES.map(|(counter, _)| self.maps.counter(counter as u32));
         self.lookout.tell_pressure(counts);
+        interfaces
+    }
+
+    fn note_drift(&mut self, what: &'static str, count: u64) {
+        self.health.metrics().drifted(what, count);
+        self.lookout.drift += count;
+        if count > 0 {
+            tracing::warn!(what, count, "somebody has changed what is ours: repaired");
+        }
     }
 }

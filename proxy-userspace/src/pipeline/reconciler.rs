@@ -17,6 +17,7 @@ use ipnet::IpNet;
 use proxy_common::node::cluster_ip;
 use proxy_common::{Addr4, Addr6};
 
+pub use self::audit::Round as AuditRound;
 pub use self::health::FamilySync;
 use self::health::HealthChecks;
 #[cfg(test)]
@@ -103,6 +104,12 @@ impl Reconciler {
         let v4 = restore::family(maps, &mut shared);
         let v6 = restore::family(maps, &mut shared);
         Self::with_state(settings, shared, v4, v6)
+    }
+
+    /// Goes on with what was taken in before the maps were there.
+    #[must_use]
+    pub fn with_store(self, store: Store) -> Self {
+        Self { store, ..self }
     }
 
     fn with_state(

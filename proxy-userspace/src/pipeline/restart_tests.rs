@@ -1,6 +1,7 @@
 //! Restarts while objects cannot be decoded: what they may be about goes on being served.
 
 use super::super::reconciler::CALM;
+use super::super::store::Store;
 use super::*;
 
 /// Two Services with two endpoints each.
@@ -81,6 +82,30 @@ fn lists_that_come_one_after_the_other_write_nothing_before_the_second() {
         world.tell([applied(service("late", "10.96.1.3"))]);
         assert!(dump(&world.maps).contains("frontend 10.96.1.3:80/TCP"));
     }
+}
+
+/// The lists may be complete before the maps are there.
+#[test]
+fn objects_taken_in_before_the_maps_change_nothing_by_themselves() {
+    rules(&["S-007", "S-178"]);
+    let mut world = world();
+    let before = dump(&world.maps);
+    let mut store = Store::default();
+    let all = known("web", 1).into_iter().chain(known("api", 2));
+    let listed = KINDS.map(ObjectEvent::Restarted).into_iter().chain(all);
+    listed.for_each(|event| store.handle(event));
+    world.agent = Reconciler::restore(settings(), &world.maps).with_store(store);
+    assert_eq!(world.tell([]).writes, 0);
+    assert_eq!(world.tell([ObjectEvent::Listed(Kind::Service)]).writes, 0);
+    assert!(!world.agent.is_synced());
+    assert_eq!(
+        world
+            .tell([ObjectEvent::Listed(Kind::EndpointSlice)])
+            .writes,
+        0
+    );
+    assert!(world.agent.is_synced());
+    assert_eq!(dump(&world.maps), before);
 }
 
 #[test]

@@ -26,6 +26,8 @@ const CAPACITY: Capacity = Capacity {
 
 #[path = "affinity_tests.rs"]
 mod affinity;
+#[path = "audit_tests.rs"]
+mod audit;
 #[path = "rules_tests.rs"]
 mod by_rule;
 #[path = "health_tests.rs"]

@@ -1,8 +1,12 @@
 //! The audit: what the maps hold is compared with what was written into them. An entry that
 //! somebody else has changed gets its value back in its place, so ids and generations stay; one
 //! that nobody here has written is removed.
+//!
+//! It goes part by part, each of them small and true by itself, so that changes need not wait for
+//! the whole.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,8 +15,8 @@ use proxy_common::{Backend, BackendState, ClusterIpKey, Frontend, Word};
 
 use super::{Family, Reconciler};
 use crate::family::IpFamily;
-use crate::maps::{FamilyMaps, MapResult, Maps};
-use crate::pipeline::actual::{ActualFrontend, ActualPort, SharedState};
+use crate::maps::{Capacity, FamilyMaps, MapResult, Maps};
+use crate::pipeline::actual::{ActualFrontend, SharedState};
 use crate::pipeline::apply::{backend_value, range_key};
 use crate::pipeline::desired::ServicePortName;
 
@@ -32,17 +36,107 @@ impl Findings {
     }
 }
 
+/// Ids that one part looks at: milliseconds.
+const PART_IDS: u32 = 1 << 15;
+
+/// What is still to be looked at.
+#[derive(Debug, Default)]
+pub struct Round {
+    /// The next one is the last.
+    parts: Vec<Part>,
+}
+
+impl Round {
+    /// True when everything was looked at.
+    pub fn is_over(&self) -> bool {
+        self.parts.is_empty()
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Part {
+    /// CONFIG and PORT_FILTER.
+    Shared,
+    V4(FamilyPart),
+    V6(FamilyPart),
+}
+
+#[derive(Clone, Debug)]
+enum FamilyPart {
+    /// BACKENDS.
+    Backends(Range<u32>),
+    /// FRONTENDS, and the regions of SLOTS behind them.
+    Frontends(Range<u32>),
+    /// FRONTEND_IDS.
+    FrontendIds,
+    /// SOURCE_RANGES.
+    Ranges,
+    /// CLUSTER_IPS and NODE_ADDRESSES.
+    Addresses,
+}
+
+/// The parts of a family whose maps have so much room.
+fn family_parts(capacity: Capacity) -> Vec<FamilyPart> {
+    let ranges = |limit: u32| {
+        let starts = (1..limit).step_by(PART_IDS as usize);
+        starts.map(move |start| start..limit.min(start.saturating_add(PART_IDS)))
+    };
+    let backends = ranges(capacity.backends).map(FamilyPart::Backends);
+    let frontends = ranges(capacity.frontends).map(FamilyPart::Frontends);
+    let whole = [
+        FamilyPart::FrontendIds,
+        FamilyPart::Ranges,
+        FamilyPart::Addresses,
+    ];
+    backends.chain(frontends).chain(whole).collect()
+}
+
 impl Reconciler {
-    /// Compares the maps with what was written into them and repairs them; returns how many
-    /// entries were wrong.
-    pub fn audit<M: Maps>(&mut self, maps: &mut M, now: Instant) -> u64 {
+    /// Begins an audit.
+    pub fn begin_audit(&self) -> Round {
+        let mut parts = vec![Part::Shared];
+        parts.extend(
+            family_parts(self.v4.actual.capacity)
+                .into_iter()
+                .map(Part::V4),
+        );
+        parts.extend(
+            family_parts(self.v6.actual.capacity)
+                .into_iter()
+                .map(Part::V6),
+        );
+        parts.reverse();
+        Round { parts }
+    }
+
+    /// Compares the next part of the maps with what was written into it and repairs it; returns
+    /// how many entries were wrong.
+    pub fn audit_part<M: Maps>(&mut self, round: &mut Round, maps: &mut M, now: Instant) -> u64 {
         let mut findings = Findings::default();
-        audit_shared(&self.shared, maps, &mut findings);
-        self.v4.audit(maps, &mut findings);
-        self.v6.audit(maps, &mut findings);
-        self.has_rested = false;
-        self.reconcile(maps, now);
+        match round.parts.pop() {
+            None => {}
+            Some(Part::Shared) => audit_shared(&self.shared, maps, &mut findings),
+            Some(Part::V4(part)) => self.v4.audit(part, maps, &mut findings),
+            Some(Part::V6(part)) => self.v6.audit(part, maps, &mut findings),
+        }
+        if round.is_over() {
+            // What was mapped to be read may go.
+            self.has_rested = false;
+        }
+        if findings.drift > 0 || round.is_over() {
+            self.reconcile(maps, now);
+        }
         findings.drift
+    }
+
+    /// Audits everything at once.
+    pub fn audit<M: Maps>(&mut self, maps: &mut M, now: Instant) -> u64 {
+        let mut round = self.begin_audit();
+        let mut drift = 0;
+        while !round.is_over() {
+            drift += self.audit_part(&mut round, maps, now);
+        }
+        drift
     }
 }
 
@@ -61,25 +155,42 @@ fn audit_shared<M: Maps>(shared: &SharedState, maps: &mut M, findings: &mut Find
 }
 
 impl<A: IpFamily> Family<A> {
-    fn audit<M: Maps + FamilyMaps<A>>(&mut self, maps: &mut M, findings: &mut Findings) {
-        self.audit_backends(maps, findings);
-        self.audit_frontends(maps, findings);
-        self.audit_frontend_ids(maps, findings);
-        self.audit_ranges(maps, findings);
-        self.audit_addresses(maps, findings);
+    fn audit<M: Maps + FamilyMaps<A>>(
+        &mut self,
+        part: FamilyPart,
+        maps: &mut M,
+        findings: &mut Findings,
+    ) {
+        match part {
+            FamilyPart::Backends(ids) => self.audit_backends(ids, maps, findings),
+            FamilyPart::Frontends(ids) => self.audit_frontends(ids, maps, findings),
+            FamilyPart::FrontendIds => self.audit_frontend_ids(maps, findings),
+            FamilyPart::Ranges => self.audit_ranges(maps, findings),
+            FamilyPart::Addresses => self.audit_addresses(maps, findings),
+        }
     }
 
-    fn audit_backends<M: FamilyMaps<A>>(&self, maps: &mut M, findings: &mut Findings) {
-        let ports = self.actual.ports.values();
-        let written: BTreeMap<u32, Backend<A>> =
-            ports.flat_map(|port| port_backends(port)).collect();
-        for id in 1..self.actual.capacity.backends {
+    fn audit_backends<M: FamilyMaps<A>>(
+        &self,
+        ids: Range<u32>,
+        maps: &mut M,
+        findings: &mut Findings,
+    ) {
+        let mut written: Vec<Option<Backend<A>>> = vec![None; ids.len()];
+        for port in self.actual.ports.values() {
+            let backends = port.backends.iter();
+            for (endpoint, backend) in backends.filter(|(_, backend)| ids.contains(&backend.id)) {
+                let value = backend_value(*endpoint, backend, port.id);
+                written[(backend.id - ids.start) as usize] = Some(value);
+            }
+        }
+        for (id, written) in ids.zip(written) {
             let Some(found) = maps.backend(id) else {
                 continue;
             };
-            match written.get(&id) {
-                Some(backend) if found == *backend => {}
-                Some(backend) => findings.repaired(maps.write_backend(id, backend)),
+            match written {
+                Some(backend) if found == backend => {}
+                Some(backend) => findings.repaired(maps.write_backend(id, &backend)),
                 None if found.state == BackendState::Free as u8 => {}
                 None => {
                     let generation = self.actual.generations.get(&id).copied();
@@ -93,11 +204,17 @@ impl<A: IpFamily> Family<A> {
         }
     }
 
-    fn audit_frontends<M: Maps + FamilyMaps<A>>(&mut self, maps: &mut M, findings: &mut Findings) {
-        let mut known = BTreeSet::new();
+    fn audit_frontends<M: Maps + FamilyMaps<A>>(
+        &mut self,
+        ids: Range<u32>,
+        maps: &mut M,
+        findings: &mut Findings,
+    ) {
+        let mut is_known = vec![false; ids.len()];
         let mut damaged = Vec::new();
-        for (key, written) in &self.actual.frontends {
-            known.insert(written.id);
+        let all = self.actual.frontends.iter();
+        for (key, written) in all.filter(|(_, written)| ids.contains(&written.id)) {
+            is_known[(written.id - ids.start) as usize] = true;
             let word = word(written);
             let Some(found) = FamilyMaps::<A>::frontend(maps, written.id) else {
                 continue;
@@ -118,7 +235,8 @@ impl<A: IpFamily> Family<A> {
                 damaged.push((*key, content));
             }
         }
-        for id in (1..self.actual.capacity.frontends).filter(|id| !known.contains(id)) {
+        let unknown = ids.zip(is_known).filter(|(_, is_known)| !is_known);
+        for (id, _) in unknown {
             if FamilyMaps::<A>::frontend(maps, id).is_some_and(|found| found.word != 0) {
                 findings.repaired(FamilyMaps::<A>::publish(maps, id, 0));
             }
@@ -210,11 +328,6 @@ impl<A: IpFamily> Family<A> {
             findings.repaired(FamilyMaps::<A>::insert_node_address(maps, &addr, flags));
         }
     }
-}
-
-fn port_backends<A: IpFamily>(port: &ActualPort<A>) -> impl Iterator<Item = (u32, Backend<A>)> {
-    let backends = port.backends.iter();
-    backends.map(|(endpoint, backend)| (backend.id, backend_value(*endpoint, backend, port.id)))
 }
 
 /// The word that was published; 0 where nothing usable is.
