@@ -3,6 +3,7 @@
 mod answers;
 pub mod config_file;
 mod health;
+mod intake;
 mod lookout;
 mod node_wait;
 mod setup;
@@ -13,12 +14,13 @@ pub mod view;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use self::config_file::ConfigFile;
 use self::health::{HealthError, HealthSide};
+use self::intake::Intake;
 use self::lookout::Lookout;
 use self::node_wait::{NodeError, NodeWait};
 use self::socket::Request;
@@ -28,13 +30,13 @@ use crate::datapath::interfaces::{self, Detect, Rules};
 use crate::datapath::maps::KernelMaps;
 use crate::datapath::netlink::{Changes, NetlinkError, Reader};
 use crate::datapath::udp_sockets::Destroyer;
-use crate::datapath::{Datapath, DatapathError, TcChoice, environment, load};
-use crate::error_chain;
+use crate::datapath::{Datapath, DatapathError, TcChoice};
 use crate::events::Events;
 use crate::objects::ObjectEvent;
 use crate::pipeline::watch::{self, WatchError};
 use crate::pipeline::{LocalAddress, Reconciler, Report};
-use crate::settings::{Settings, SocketLb};
+use crate::settings::SocketLb;
+use crate::{error_chain, memory};
 
 /// Least time between two readings of the interfaces: a storm of changes costs no more.
 const INTERFACES_PACE: Duration = Duration::from_millis(50);
@@ -164,7 +166,7 @@ struct Agent {
 
     objects: mpsc::Receiver<ObjectEvent>,
     batch: Vec<ObjectEvent>,
-    /// CPU time of this process when the last batch came.
+    /// CPU time of this process when the last batch came, or the datapath was loaded.
     batch_cpu: Duration,
     reader: Reader,
     changes: Changes,
@@ -178,27 +180,24 @@ struct Agent {
 }
 
 impl Agent {
-    /// S-177: options are checked, then the source and the machine, then the datapath is made;
-    /// objects are read last.
+    /// S-177: options are checked, then the source and the machine, then the datapath is made while
+    /// the first lists come; objects are acted on last.
     async fn start(options: AgentOptions, run_options: RunOptions) -> Result<Self, AgentError> {
-        let machine = |what| move |source| AgentError::Machine { what, source };
-        let signals = machine("waiting for signals");
-        let terminate = signal(SignalKind::terminate()).map_err(&signals)?;
-        let interrupt = signal(SignalKind::interrupt()).map_err(signals)?;
+        let [terminate, interrupt] = setup::signals()?;
         let datapath_options = setup::datapath_options(&options, &run_options);
         setup::kernel(&options)?;
         let clients = watch::clients(&options.source).await?;
-        // Started first, so that a source that cannot be watched leaves the machine untouched;
-        // what it tells waits in its queue.
-        let objects = watch::start(options.source.clone(), options.selection.clone()).await?;
-        let (mut datapath, mut maps) = Datapath::load(&datapath_options)?;
-        let jiffies = datapath.programs().get(load::JIFFIES);
-        let settings = Settings {
-            hz: environment::measure_hz(jiffies).map_err(machine("measuring the clock"))?,
-            host_netns_cookie: environment::netns_cookie(),
-            ..options.settings.clone()
-        };
-        environment::prepare(&settings.snat_ports);
+        // Started first, so that a source that cannot be watched leaves the machine untouched.
+        let mut objects = watch::start(options.source.clone(), options.selection.clone()).await?;
+        let loading = (datapath_options, options.settings.clone());
+        let Intake {
+            mut datapath,
+            mut maps,
+            settings,
+            store,
+            counts: [services, slices],
+            cpu,
+        } = intake::load(loading, &mut objects).await?;
         // Subscribed before the first reading, so that nothing is missed between the two.
         let changes = Changes::subscribe()?;
         let reader = Reader::open()?;
@@ -216,6 +215,7 @@ impl Agent {
         let (asked, requests) = mpsc::channel(socket::QUEUED_MAX);
         setup::listen(&datapath, asked.clone());
         let health = HealthSide::start(&options, asked, &events)?;
+        health.metrics().changed(services, slices);
         events.publish(setup::starting());
         let now = Instant::now();
         let mut agent = Self {
@@ -230,7 +230,7 @@ impl Agent {
             failure: None,
             has_socket_lb,
             destroyer: has_socket_lb.then(|| setup::destroyer(&datapath)).flatten(),
-            reconciler: Reconciler::restore(settings, &maps),
+            reconciler: Reconciler::restore(settings, &maps).with_store(store),
             requests,
             health,
             lookout: Lookout::new(events, options.audit_period),
@@ -239,7 +239,7 @@ impl Agent {
             is_ready: false,
             objects,
             batch: Vec::new(),
-            batch_cpu: Duration::ZERO,
+            batch_cpu: cpu,
             reader,
             changes,
             last_read: now,
@@ -315,6 +315,7 @@ impl Agent {
             let cpu = cpu_time().saturating_sub(self.batch_cpu);
             let cpu_ms = cpu.as_secs_f64() * 1e3;
             tracing::info!(cpu_ms, "ready: Services and EndpointSlices are programmed");
+            memory::give_back();
             if let Some(path) = &self.ready_file
                 && let Err(error) = std::fs::write(path, [])
             {

@@ -13,6 +13,7 @@ pub mod ids;
 pub mod ip_text;
 pub mod map_dump;
 pub mod maps;
+pub mod memory;
 pub mod objects;
 pub mod pipeline;
 pub mod restore;

@@ -85,16 +85,8 @@ impl HealthSide {
 
     /// Counts objects that changed.
     pub(super) fn take_objects(&self, events: &[ObjectEvent]) {
-        let count = |kind| {
-            let changes = events.iter().filter(|event| match event {
-                ObjectEvent::Applied(object) => object.kind() == kind,
-                ObjectEvent::Deleted(deleted, _) => *deleted == kind,
-                _ => false,
-            });
-            changes.count() as u64
-        };
-        self.metrics
-            .changed(count(Kind::Service), count(Kind::EndpointSlice));
+        let [services, slices] = counts(events);
+        self.metrics.changed(services, slices);
     }
 
     /// Passes on what a reconcile, which took so long, has made of both families.
@@ -121,4 +113,16 @@ impl HealthSide {
             self.wanted.send_replace(wanted.clone());
         }
     }
+}
+
+/// Changes of Services and of EndpointSlices.
+pub(super) fn counts(events: &[ObjectEvent]) -> [u64; 2] {
+    [Kind::Service, Kind::EndpointSlice].map(|kind| {
+        let changes = events.iter().filter(|event| match event {
+            ObjectEvent::Applied(object) => object.kind() == kind,
+            ObjectEvent::Deleted(deleted, _) => *deleted == kind,
+            _ => false,
+        });
+        changes.count() as u64
+    })
 }

@@ -1,5 +1,6 @@
 //! The parts of a start, in the order of S-177.
 
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::node_wait::{Needs, Source as NodeSource};
@@ -13,6 +14,20 @@ use crate::error_chain;
 use crate::events::{Note, Regarding, Severity};
 use crate::pipeline::watch::Source;
 use crate::settings::{DetectLocalMode, Settings, SocketLb};
+
+/// SIGTERM and SIGINT, from here on.
+pub fn signals() -> Result<[Signal; 2], AgentError> {
+    let wait = |kind| {
+        signal(kind).map_err(|source| AgentError::Machine {
+            what: "waiting for signals",
+            source,
+        })
+    };
+    Ok([
+        wait(SignalKind::terminate())?,
+        wait(SignalKind::interrupt())?,
+    ])
+}
 
 /// Settings of the kernel and of this process (S-184).
 pub fn kernel(options: &AgentOptions) -> Result<(), AgentError> {
