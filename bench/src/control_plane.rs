@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::apiserver::{self, Server};
 use crate::objects::Size;
-use crate::peers::{self, Row};
+use crate::peers::{self, KubeProxy, Row};
 use crate::{in_process, plot, process};
 
 /// What is measured.
@@ -31,12 +31,18 @@ pub struct Options {
     /// Endpoint changes a second in the storm
     #[arg(long, default_value_t = 1000)]
     pub storm_rate: u32,
-    /// Measure kube-proxy on the same objects too, and draw all of them into this SVG file
+    /// Measure kube-proxy on the same objects too
+    #[arg(long)]
+    pub peers: bool,
+    /// Draw shunt and the peers, which are measured then, into an SVG file and a PNG file beside it
     #[arg(
         long, value_name = "FILE", num_args = 0..=1,
         default_missing_value = "target/control-plane.svg"
     )]
     pub plot: Option<PathBuf>,
+    /// The kube-proxy that is measured [default: the one that was built for the tests]
+    #[arg(long, value_name = "FILE")]
+    pub kube_proxy: Option<PathBuf>,
     /// Print one JSON object, on one line, as the last of stdout
     #[arg(long)]
     pub json: bool,
@@ -138,10 +144,10 @@ fn summary(options: &Options, figures: &Figures) -> Value {
 /// Measures, and prints what was found.
 pub fn run(options: &Options) -> Result<()> {
     ensure!(options.services > 0, "no Services are no measurement");
-    ensure!(
-        options.plot.is_none() || options.source == Source::Apiserver,
-        "kube-proxy needs an API server: --plot goes with --source apiserver"
-    );
+    let kube_proxy = match options.peers || options.plot.is_some() {
+        true => Some(KubeProxy::find(options)?),
+        false => None,
+    };
     let size = Size {
         services: options.services,
         endpoints: options.endpoints,
@@ -152,8 +158,13 @@ pub fn run(options: &Options) -> Result<()> {
         Source::Apiserver => {
             let server = Server::start(size)?;
             let figures = apiserver::measure(&server, size, options)?;
-            if let Some(path) = &options.plot {
-                compare(&server, size, &figures, path)?;
+            if let Some(kube_proxy) = &kube_proxy {
+                compare(
+                    &server,
+                    size,
+                    &figures,
+                    (kube_proxy, options.plot.as_deref()),
+                )?;
             }
             figures
         }
@@ -167,8 +178,13 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Measures the peers, and draws all rows.
-fn compare(server: &Server, size: Size, figures: &Figures, path: &Path) -> Result<()> {
+/// Measures the peers, and draws all rows where that is wanted.
+fn compare(
+    server: &Server,
+    size: Size,
+    figures: &Figures,
+    (kube_proxy, plot): (&KubeProxy, Option<&Path>),
+) -> Result<()> {
     let change = figures
         .change_from_api_ms
         .map(|found| found.visible.p50 / 1e3);
@@ -178,11 +194,14 @@ fn compare(server: &Server, size: Size, figures: &Figures, path: &Path) -> Resul
         change_s: change,
         rss_mib: figures.rss_mib,
     }];
-    rows.extend(peers::measure(server, size)?);
+    rows.extend(kube_proxy.measure(server, size)?);
     for row in &rows {
         println!("{}", peers::text(row));
     }
-    plot::draw(path, size, &rows)?;
-    println!("drawn into {}", path.display());
+    if let Some(path) = plot {
+        for path in plot::draw(path, size, &rows)? {
+            println!("drawn into {}", path.display());
+        }
+    }
     Ok(())
 }

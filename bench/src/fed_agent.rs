@@ -2,7 +2,6 @@
 //! way that a watch's go: decoded on one thread, queued, taken in and reconciled on another, into
 //! maps in the kernel. What it measures goes to standard output, one JSON object a line.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, Write as _};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -10,22 +9,17 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use proxy_common::{Addr4, FrontendKey, RegionHeader, Word, protocol};
 use proxy_userspace::datapath::catalog::MapSizes;
 use proxy_userspace::datapath::interfaces::{self, Rules};
 use proxy_userspace::datapath::maps::KernelMaps;
 use proxy_userspace::datapath::netlink::Reader;
 use proxy_userspace::datapath::{Datapath, DatapathOptions};
-use proxy_userspace::family::frontend_key;
-use proxy_userspace::maps::{FamilyMaps, Maps as _};
 use proxy_userspace::objects::{Kind, ObjectEvent};
-use proxy_userspace::pipeline::actual::members;
 use proxy_userspace::pipeline::{Reconciler, watch};
 use proxy_userspace::settings::Settings;
 use serde_json::json;
 
 use crate::lookup::Lookup;
-use crate::objects::PORT;
 use crate::process;
 
 /// As many as wait between a watch and the agent.
@@ -81,8 +75,6 @@ enum Fed {
     Event(ObjectEvent, Instant, Duration),
     /// Reports when connections to an address reach a backend.
     Await(Ipv4Addr, Ipv4Addr),
-    /// Checks that an address leads to exactly these backends.
-    Check(Ipv4Addr, BTreeSet<Ipv4Addr>),
     /// Reports memory.
     Memory,
 }
@@ -113,7 +105,6 @@ pub fn run(options: &Options) -> Result<()> {
         reconciler: Reconciler::restore(settings, &maps),
         maps,
         lookup: Lookup::open(&options.bpffs, options.ifindex)?,
-        ids: BTreeMap::new(),
         arrived: (Instant::now(), Duration::ZERO),
         writes: 0,
         done: 0,
@@ -174,11 +165,6 @@ fn command(word: &str, rest: &str) -> Result<Fed> {
     };
     match word {
         "await" => Ok(Fed::Await(address()?, address()?)),
-        "check" => {
-            let frontend = address()?;
-            let backends: Result<BTreeSet<_>, _> = words.collect();
-            Ok(Fed::Check(frontend, backends?))
-        }
         "memory" => Ok(Fed::Memory),
         _ => bail!("{word} is no command"),
     }
@@ -188,8 +174,6 @@ struct FedAgent {
     reconciler: Reconciler,
     maps: KernelMaps,
     lookup: Lookup,
-    /// FRONTEND_IDS, once it was needed.
-    ids: BTreeMap<FrontendKey<Addr4>, u32>,
     /// When the last event's text had arrived, and the CPU time then.
     arrived: (Instant, Duration),
     /// Since the last command.
@@ -223,6 +207,8 @@ impl FedAgent {
             if !was_synced && self.reconciler.is_synced() {
                 let cpu = process::cpu_time()? - self.arrived.1;
                 say(&json!({"cold_cpu_ms": cpu.as_secs_f64() * 1e3, "writes": self.writes}));
+                // As the agent does.
+                proxy_userspace::memory::give_back();
                 self.writes = 0;
             }
             if let Some(command) = next.or(command) {
@@ -268,35 +254,12 @@ impl FedAgent {
                 say(&json!({"change_us": change_us, "writes": self.writes}));
                 self.writes = 0;
             }
-            Fed::Check(frontend, expected) => {
-                let found = self.backends(frontend).context("it is not published")?;
-                ensure!(found == expected, "{frontend}: {found:?}, not {expected:?}");
-            }
             Fed::Memory => {
                 let [rss, peak] = process::rss_mib(std::process::id())?;
                 say(&json!({"rss_mib": rss, "peak_mib": peak, "done": self.done}));
             }
         }
         Ok(())
-    }
-
-    /// Where the maps send connections to an address.
-    fn backends(&mut self, frontend: Ipv4Addr) -> Option<BTreeSet<Ipv4Addr>> {
-        let key = frontend_key(Addr4::from(frontend), PORT, protocol::TCP);
-        let maps = &self.maps;
-        if self.ids.is_empty() {
-            self.ids.extend(FamilyMaps::<Addr4>::frontend_ids(maps));
-        }
-        let id = *self.ids.get(&key)?;
-        let word = Word::unpack(FamilyMaps::<Addr4>::frontend(maps, id)?.word);
-        let header = RegionHeader::unpack(maps.slot(word.region)?);
-        let region = word.region..word.region + header.region_len();
-        let content: Option<Vec<u64>> = region.map(|index| maps.slot(index)).collect();
-        let content = content?;
-        let backends = members(&content).map(|id| FamilyMaps::<Addr4>::backend(maps, id));
-        backends
-            .map(|backend| Some(Ipv4Addr::from(backend?.addr.octets())))
-            .collect()
     }
 }
 

@@ -15,6 +15,7 @@ use tests::net::{Place, Sandbox};
 use crate::control_plane::{Figures, Options, Percentiles};
 use crate::objects::{self, Size};
 use crate::process;
+use crate::state::State;
 
 /// The interface that packets of the probes enter by.
 const IFINDEX: u32 = 7;
@@ -37,7 +38,7 @@ pub fn measure(size: Size, options: &Options) -> Result<Figures> {
     let mut rounds = vec![0; size.services as usize];
     let (mut times, mut writes) = (Vec::new(), 0.0);
     for change in 0..options.changes {
-        let (time, count) = agent.change(size, spread(change, size), &mut rounds)?;
+        let (time, count) = agent.change(size, size.spread(change), &mut rounds)?;
         times.push(time);
         writes += count;
     }
@@ -49,7 +50,11 @@ pub fn measure(size: Size, options: &Options) -> Result<Figures> {
     );
     // Before the storm, whose flows of the kernel's memory would be counted otherwise.
     agent.storm(size, options, &mut rounds)?;
-    agent.check(size, &rounds)?;
+    State::open(&agent.bpffs)?.check(size, &rounds)?;
+    println!(
+        "exact state: {} Services lead to their backends alone",
+        rounds.len()
+    );
     let memory = agent.ask("memory", "rss_mib")?;
     figures.rss_mib = number(&memory, "rss_mib")?;
     println!(
@@ -58,11 +63,6 @@ pub fn measure(size: Size, options: &Options) -> Result<Figures> {
     );
     [figures.maps_mib, figures.flow_maps_mib] = process::maps_mib(&agent.bpffs)?;
     Ok(figures)
-}
-
-/// Services in an order that jumps about.
-fn spread(change: u32, size: Size) -> u32 {
-    (u64::from(change) * 7919 % u64::from(size.services)) as u32
 }
 
 fn number(answer: &Value, field: &str) -> Result<f64> {
@@ -177,7 +177,7 @@ impl Fed {
         for change in 0..options.storm_rate * options.storm_secs {
             let due = Duration::from_secs_f64(f64::from(change) / f64::from(options.storm_rate));
             std::thread::sleep(due.saturating_sub(start.elapsed()));
-            self.move_endpoint(size, spread(change, size), rounds)?;
+            self.move_endpoint(size, size.spread(change), rounds)?;
             self.input.flush().context("the agent ended")?;
             while let Ok(answer) = self.answers.try_recv() {
                 done = answer["done"].as_u64().unwrap_or(done);
@@ -196,23 +196,6 @@ impl Fed {
         );
         let took = start.elapsed().as_secs_f64();
         println!("storm: over after {took:.2} s, greatest backlog {worst}");
-        Ok(())
-    }
-
-    /// Every Service leads to its backends and no others.
-    fn check(&mut self, size: Size, rounds: &[u32]) -> Result<()> {
-        for (service, round) in (0..).zip(rounds) {
-            write!(self.input, "check {}", objects::cluster_ip(service))?;
-            for backend in size.backends(service, *round) {
-                write!(self.input, " {backend}")?;
-            }
-            writeln!(self.input)?;
-        }
-        self.ask("memory", "rss_mib")?;
-        println!(
-            "exact state: {} Services lead to their backends alone",
-            rounds.len()
-        );
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: what shunt costs, measured against something in the same run.
 
 mod apiserver;
+mod cluster;
 mod control_plane;
 mod fed_agent;
 mod in_process;
@@ -9,6 +10,7 @@ mod objects;
 mod peers;
 mod plot;
 mod process;
+mod state;
 
 use clap::{Parser, Subcommand};
 
@@ -23,6 +25,8 @@ struct Arguments {
 enum What {
     /// Cold start, changes and memory of the agent
     ControlPlane(control_plane::Options),
+    /// What the agents of a large cluster do to its API servers, by simulation
+    Cluster(cluster::Options),
     /// The agent's part of `control-plane --source in-process`
     #[command(hide = true)]
     FedAgent(fed_agent::Options),
@@ -31,6 +35,7 @@ enum What {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().what {
         What::ControlPlane(options) => control_plane::run(&options),
+        What::Cluster(options) => cluster::run(&options),
         What::FedAgent(options) => fed_agent::run(&options),
     }
 }

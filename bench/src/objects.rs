@@ -41,6 +41,11 @@ impl Size {
         (0..count).map(move |index| slice(self, service, index, 0))
     }
 
+    /// Services in an order that jumps about.
+    pub fn spread(self, change: u32) -> u32 {
+        (u64::from(change) * 7919 % u64::from(self.services)) as u32
+    }
+
     /// The addresses behind a Service after a number of changes.
     pub fn backends(self, service: u32, round: u32) -> BTreeSet<Ipv4Addr> {
         let all = 0..self.endpoints_of(service);

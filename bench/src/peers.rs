@@ -1,5 +1,6 @@
 //! The real kube-proxy on the same objects, in a namespace of its own.
 
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use serde_json::json;
 use tests::net::{Netns, Place};
 
 use crate::apiserver::{API, Server};
+use crate::control_plane::{Options, Source};
 use crate::objects::{self, NAMESPACE, Size};
 use crate::process;
 
@@ -18,8 +20,10 @@ use crate::process;
 const MODES: [&str; 2] = ["nftables", "iptables"];
 /// How long one sync may take before it counts as not finished.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// Changes that are measured.
-const CHANGES: u32 = 3;
+/// Changes that are measured, at most.
+const CHANGES_MAX: u32 = 3;
+/// Without a sync for this long it has nothing to do: it syncs at most once a second.
+const CALM: Duration = Duration::from_millis(1500);
 /// Between two looks at its metrics.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -36,37 +40,82 @@ pub struct Row {
     pub rss_mib: f64,
 }
 
-/// Measures every mode. One that does not start is an error.
-pub fn measure(server: &Server, size: Size) -> Result<Vec<Row>> {
-    (1..)
-        .zip(MODES)
-        .map(|(number, mode)| {
-            one(server, size, number, mode).with_context(|| format!("kube-proxy {mode}"))
-        })
-        .collect()
+/// The program, and how it is started.
+#[derive(Clone, Debug)]
+pub struct KubeProxy {
+    program: PathBuf,
+    /// A word before its flags, where the program is several.
+    verb: Option<&'static str>,
+    /// Changes that are measured.
+    changes: u32,
 }
 
-fn one(server: &Server, size: Size, number: u32, mode: &str) -> Result<Row> {
-    let mut peer = Peer::start(server, number, mode)?;
-    let program_s = peer.wait_for_syncs(1, peer.started)?;
-    let mut changes = Vec::new();
-    if program_s.is_some() {
-        for round in 0..CHANGES {
-            let syncs = peer.calm()?;
-            let start = Instant::now();
-            patch(server, size, round, number)?;
-            changes.extend(peer.wait_for_syncs(syncs + 1, start)?);
-        }
+impl KubeProxy {
+    /// Looks before anything is measured, which takes minutes: all that it needs must be there.
+    pub fn find(options: &Options) -> Result<Self> {
+        ensure!(
+            options.source == Source::Apiserver,
+            "kube-proxy needs an API server: --peers and --plot go with --source apiserver"
+        );
+        let (program, verb) = match &options.kube_proxy {
+            Some(program) => (program.clone(), None),
+            None => {
+                let bin = std::env::var_os("SHUNT_LAB_BIN").context("SHUNT_LAB_BIN is not set")?;
+                (Path::new(&bin).join("hyperkube"), Some("kube-proxy"))
+            }
+        };
+        let found = Self {
+            program,
+            verb,
+            changes: options.changes.min(CHANGES_MAX),
+        };
+        let program = found.program.display();
+        ensure!(found.program.is_file(), "kube-proxy: {program} is missing");
+        let mut command = Command::new(&found.program);
+        let output = command.args(found.verb).arg("--version").output();
+        let output = output.with_context(|| format!("kube-proxy: starting {program}"))?;
+        let version = String::from_utf8_lossy(&output.stdout);
+        ensure!(
+            output.status.success() && version.starts_with("Kubernetes v"),
+            "kube-proxy: {program} --version says {version:?} ({})",
+            output.status
+        );
+        Ok(found)
     }
-    changes.sort_by(f64::total_cmp);
-    let row = Row {
-        name: format!("kube-proxy {mode}"),
-        program_s,
-        change_s: changes.get(changes.len() / 2).copied(),
-        rss_mib: process::rss_mib(peer.child.id())?[0],
-    };
-    println!("{}", text(&row));
-    Ok(row)
+
+    /// Measures every mode. One that does not start is an error.
+    pub fn measure(&self, server: &Server, size: Size) -> Result<Vec<Row>> {
+        let modes = (1..).zip(MODES);
+        modes
+            .map(|(number, mode)| {
+                let row = self.one(server, size, (number, mode));
+                row.with_context(|| format!("kube-proxy {mode}"))
+            })
+            .collect()
+    }
+
+    fn one(&self, server: &Server, size: Size, (number, mode): (u32, &str)) -> Result<Row> {
+        let mut peer = Peer::start(self, server, (number, mode))?;
+        let program_s = peer.wait_for_syncs(1, peer.started)?;
+        let mut changes = Vec::new();
+        if program_s.is_some() {
+            for round in 0..self.changes {
+                let syncs = peer.calm()?;
+                let start = Instant::now();
+                patch(server, size, round, number)?;
+                changes.extend(peer.wait_for_syncs(syncs + 1, start)?);
+            }
+        }
+        changes.sort_by(f64::total_cmp);
+        let row = Row {
+            name: format!("kube-proxy {mode}"),
+            program_s,
+            change_s: changes.get(changes.len() / 2).copied(),
+            rss_mib: process::rss_mib(peer.child.id())?[0],
+        };
+        println!("{}", text(&row));
+        Ok(row)
+    }
 }
 
 /// One row in words.
@@ -100,13 +149,12 @@ fn patch(server: &Server, size: Size, round: u32, number: u32) -> Result<()> {
 struct Peer {
     child: Child,
     netns: Netns,
-    log: std::path::PathBuf,
+    log: PathBuf,
     started: Instant,
 }
 
 impl Peer {
-    fn start(server: &Server, number: u32, mode: &str) -> Result<Self> {
-        let bin = std::env::var_os("SHUNT_LAB_BIN").context("SHUNT_LAB_BIN is not set")?;
+    fn start(program: &KubeProxy, server: &Server, (number, mode): (u32, &str)) -> Result<Self> {
         let netns = server.sandbox.netns(&format!("peer{number}"))?;
         let (lab, node) = (format!("10.66.{number}.1"), format!("10.66.{number}.2"));
         server.netns.ip(&format!(
@@ -122,14 +170,9 @@ impl Peer {
         server.lab.add_node(&name, &[&node])?;
         let log = server.sandbox.dir().join(format!("{name}.log"));
         let output = std::fs::File::create(&log)?;
-        let mut command = Command::new(std::path::Path::new(&bin).join("hyperkube"));
-        command.args([
-            "kube-proxy",
-            "--proxy-mode",
-            mode,
-            "--hostname-override",
-            &name,
-        ]);
+        let mut command = Command::new(&program.program);
+        command.args(program.verb);
+        command.args(["--proxy-mode", mode, "--hostname-override", &name]);
         command.arg("--kubeconfig").arg(server.lab.kubeconfig());
         command.args([
             "--cluster-cidr",
@@ -191,7 +234,7 @@ impl Peer {
     fn calm(&mut self) -> Result<u64> {
         let start = Instant::now();
         let (mut syncs, mut since) = (self.syncs()?, Instant::now());
-        while since.elapsed() < Duration::from_secs(3) {
+        while since.elapsed() < CALM {
             ensure!(start.elapsed() < PATIENCE, "it is never idle");
             std::thread::sleep(LOOK_EVERY * 10);
             let found = self.syncs()?;

@@ -1,10 +1,11 @@
 //! One picture of all programs: time to program all, time of one change, memory. The axes are
 //! logarithmic, because the times lie orders of magnitude apart.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context as _, Result, anyhow};
 use plotters::prelude::*;
+use plotters::style::register_font;
 
 use crate::objects::Size;
 use crate::peers::Row;
@@ -34,17 +35,34 @@ const PANELS: [Panel; 3] = [
     },
 ];
 
-/// Draws the rows into an SVG file.
-pub fn draw(path: &Path, size: Size, rows: &[Row]) -> Result<()> {
-    let text = ("sans-serif", 15).into_font();
-    let area = SVGBackend::new(path, (1080, 300)).into_drawing_area();
-    let wrong = |error| anyhow!("drawing {}: {error}", path.display());
+/// Pixels of a picture.
+const EXTENT: (u32, u32) = (1080, 300);
+/// The only font, which is compiled in: pictures need none of the machine's.
+const FONT: &str = "sans-serif";
+
+/// Draws the rows into an SVG file and a PNG file beside it; returns both.
+pub fn draw(path: &Path, size: Size, rows: &[Row]) -> Result<[PathBuf; 2]> {
+    // Fails only where the font is unusable, which drawing tells better.
+    let _ = register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT);
+    let files = ["svg", "png"].map(|extension| path.with_extension(extension));
+    let [svg, png] = &files;
+    let drawn = draw_on(SVGBackend::new(svg, EXTENT), size, rows);
+    drawn.with_context(|| format!("drawing {}", svg.display()))?;
+    let drawn = draw_on(BitMapBackend::new(png, EXTENT), size, rows);
+    drawn.with_context(|| format!("drawing {}", png.display()))?;
+    Ok(files)
+}
+
+fn draw_on<B: DrawingBackend>(backend: B, size: Size, rows: &[Row]) -> Result<()> {
+    let text = (FONT, 15).into_font();
+    let area = backend.into_drawing_area();
+    let wrong = |error: DrawingAreaErrorKind<B::ErrorType>| anyhow!("{error}");
     area.fill(&WHITE).map_err(wrong)?;
     let title = format!("{} Services, {} endpoints", size.services, size.endpoints);
-    let area = area.titled(&title, ("sans-serif", 20)).map_err(wrong)?;
+    let area = area.titled(&title, (FONT, 20)).map_err(wrong)?;
     for (panel, part) in PANELS.iter().zip(area.split_evenly((1, PANELS.len()))) {
         let title = format!("{} ({}, log)", panel.title, panel.unit);
-        let part = part.titled(&title, ("sans-serif", 16)).map_err(wrong)?;
+        let part = part.titled(&title, (FONT, 16)).map_err(wrong)?;
         let (width, _) = part.dim_in_pixel();
         let values = rows.iter().filter_map(panel.value);
         let (least, most) = values.fold((f64::MAX, 0.0), |(least, most), value| {

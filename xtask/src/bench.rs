@@ -10,7 +10,7 @@ use crate::build;
 use crate::command;
 use crate::setup;
 
-/// What to measure; `cargo xtask bench control-plane --help` says more.
+/// What to measure: `control-plane` or `cluster`, whose `--help` says more.
 #[derive(clap::Args)]
 pub struct Options {
     /// The benchmark and its options
