@@ -4,14 +4,17 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::net::{Netns, Place, Sandbox};
+use crate::net::{Netns, Place, Sandbox, eventually};
 use crate::topology::addresses::{self, FAMILIES};
 use crate::topology::{Node, Pod};
 
+/// How long a process may take to end, with all processors busy.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Controllers that would take pods and nodes without a kubelet for dead.
 const CONTROLLERS: &str =
     "--controllers=*,-node-lifecycle-controller,-pod-garbage-collector-controller";
@@ -56,12 +59,19 @@ impl Lab {
         self.script("up")
     }
 
-    /// Ends the API server alone; [`Self::up`] starts it again.
+    /// Ends the API server alone, and waits until its address is free; [`Self::up`] starts it
+    /// again.
     pub fn stop_server(&self) -> Result<()> {
         use nix::sys::signal::{Signal, kill};
         let pid = fs::read_to_string(self.state.join("kube-apiserver.pid"))?;
         let pid = pid.trim().parse()?;
-        kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL).context("ending the API server")
+        kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL).context("ending the API server")?;
+        eventually(PATIENCE, || {
+            let status = fs::read_to_string(format!("/proc/{pid}/status"));
+            let has_ended = status.map_or(true, |text| text.contains("State:\tZ"));
+            ensure!(has_ended, "the API server still runs");
+            Ok(())
+        })
     }
 
     /// The administrator's kubeconfig, usable inside the namespace and wherever `address` is
