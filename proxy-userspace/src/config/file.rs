@@ -120,17 +120,16 @@ impl Reader<'_> {
         })
     }
 
-    fn kube_proxy(
-        &mut self,
-        node: &Node,
-        config: KubeProxyConfiguration,
-        cpus: u32,
-    ) -> Result<Given, ConfigError> {
+    /// Says which fields are set and change nothing.
+    fn warn_of_ignored(&mut self, node: &Node, config: &KubeProxyConfiguration) {
         for ignored in ["ipvs", "winkernel", "featureGates", "mode"] {
-            let is_given = node
-                .get(ignored)
-                .is_some_and(|node| !is_empty(&node.to_json()));
-            let names_block = matches!(mode(&config), "iptables" | "nftables");
+            let value = node.get(ignored).map(Node::to_json);
+            let is_given = value.is_some_and(|value| match (ignored, &value) {
+                // A gate that is off says something too.
+                ("featureGates", serde_json::Value::Object(gates)) => !gates.is_empty(),
+                _ => !is_empty(&value),
+            });
+            let names_block = matches!(mode(config), "iptables" | "nftables");
             if is_given && !(ignored == "mode" && names_block) {
                 let line = node.line_of(&[located::Step::Key(ignored.to_owned())]);
                 self.warnings.push(format!(
@@ -139,6 +138,15 @@ impl Reader<'_> {
                 ));
             }
         }
+    }
+
+    fn kube_proxy(
+        &mut self,
+        node: &Node,
+        config: KubeProxyConfiguration,
+        cpus: u32,
+    ) -> Result<Given, ConfigError> {
+        self.warn_of_ignored(node, &config);
         // As kube-proxy does: the section that the mode names. Without a mode that is iptables',
         // unless only the other one was written.
         let table = match mode(&config) {

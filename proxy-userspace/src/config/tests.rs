@@ -286,6 +286,11 @@ fn no_feature_gate_changes_what_is_served() {
                  MultiCIDRServiceAllocator: false, TopologyAwareHints: false}";
     let with = options("", &kube_proxy(gates)).unwrap();
     assert_eq!(with.settings, options("", "").unwrap().settings);
+    let told = with
+        .warnings
+        .iter()
+        .filter(|it| it.contains("featureGates has no meaning"));
+    assert_eq!(told.count(), 1, "{:?}", with.warnings);
 }
 
 #[test]
