@@ -99,7 +99,7 @@ counters! {
     SocketRefused = 49, "connect() or sendmsg() refused: no endpoints";
     SocketSteppedAside = 50, "a frontend left to the packet path (S-200)";
     // Added later: numbers are append-only.
-    SctpPortChange = 51, "SCTP with another target port: its CRC32c cannot be updated yet";
+    SctpFragment = 51, "SCTP in fragments with another port: its CRC32c covers the whole packet";
     AnswerLimited = 52, "a refusal that was not answered: more of them than the limit (S-104)";
     SocketDropped = 53, "connect() or sendmsg() failed: the packet path would drop it";
     Closed = 54, "a closed connection moved from FLOWS to HANDSHAKES";

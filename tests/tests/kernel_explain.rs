@@ -159,10 +159,6 @@ fn compare(
     counters: &BTreeMap<Counter, u64>,
     answer: &Answer,
 ) -> Result<Vec<&'static str>> {
-    if counters.contains_key(&Counter::SctpPortChange) {
-        ensure!(verdict == Verdict::Drop, "{verdict:?}");
-        return Ok(vec!["sctp with another port"]);
-    }
     if counters.contains_key(&Counter::HostOwnAddress) {
         // No hook of the packet path sees the answers: the socket hook serves it (P-8).
         ensure!(verdict == Verdict::Pass && sent.is(bytes), "{verdict:?}");

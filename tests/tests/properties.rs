@@ -275,7 +275,7 @@ fn packet_counters() -> impl Iterator<Item = &'static Counter> {
         NoRoute,
         Unparsable,
         WriteFailed,
-        SctpPortChange,
+        SctpFragment,
         SocketConnected,
         SocketSent,
         SocketReceived,

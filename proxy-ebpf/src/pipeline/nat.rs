@@ -15,6 +15,7 @@ use crate::wire::checksum::{self, Delta};
 use crate::wire::{icmp, ipv4, ipv6, tcp, udp};
 use crate::{Environment, Family, Packet, Stop, Tables};
 
+mod sctp;
 mod way_back;
 
 use way_back::{leaves_unseen, returns_here};
@@ -56,9 +57,6 @@ where
     connection.backend = choice.backend_id;
     connection.generation = backend.generation;
     connection.frontend = choice.frontend;
-    if headers.protocol == protocol::SCTP && backend.port != headers.tuple.dport {
-        return Err(Stop::Drop(Counter::SctpPortChange));
-    }
     let is_node = matches!(choice.origin.place, Place::Node);
     if tables.node_address(&backend.addr) & node::address_flags::OWN != 0 {
         // Delivered to this host: the source is kept (S-096).
@@ -254,6 +252,9 @@ pub fn rewrite<F: Family, P: Packet>(
     if !matches!(headers.fragment, Fragment::Later) {
         let payload = Delta::half(old.sport, new.sport).plus(Delta::half(old.dport, new.dport));
         transport(packet, headers, L4Change { addresses, payload })?;
+        if headers.protocol == protocol::SCTP {
+            sctp::rewrite_checksum(packet, headers, new)?;
+        }
         packet.write(headers.l4.get(), &[new.sport, new.dport])?;
     }
     network::<F, P>(packet, headers, &new.src, &new.dst, addresses)?;
@@ -272,7 +273,7 @@ fn transport<F: Family, P: Packet>(
     let (at, kind) = match headers.protocol {
         protocol::TCP => (headers.l4.get() + tcp::CHECKSUM, L4Checksum::Plain),
         protocol::UDP => (headers.l4.get() + udp::CHECKSUM, L4Checksum::Udp),
-        // CRC32c covers neither addresses nor, here, a change of ports (nat::plan).
+        // Others have no checksum that covers addresses; SCTP's is [`sctp`]'s.
         _ => return Ok(()),
     };
     packet

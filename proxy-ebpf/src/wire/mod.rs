@@ -1,6 +1,7 @@
 //! Where things are in headers, and checksums. Offsets are named here and nowhere else.
 
 pub mod checksum;
+pub mod crc32c;
 
 /// Ethernet (IEEE 802.3).
 pub mod ethernet {
@@ -94,6 +95,12 @@ pub mod tcp {
     pub const RST: u8 = 0x04;
     /// ACK.
     pub const ACK: u8 = 0x10;
+}
+
+/// SCTP (RFC 9260).
+pub mod sctp {
+    /// CRC32c, little-endian.
+    pub const CHECKSUM: usize = 8;
 }
 
 /// UDP (RFC 768).

@@ -350,16 +350,7 @@ impl<'a, F: Family<Addr: IpFamily>> Run<'a, F> {
         self.answer.hairpin = nat::is_hairpin(headers, choice);
         self.answer.snat = nat::is_masqueraded(self.tables, env, headers, choice, &to);
         let mut connection = Connection::zeroed();
-        let mut planned = nat::plan(self.tables, env, headers, choice, &mut connection);
-        if let Err(Stop::Drop(counter @ Counter::SctpPortChange)) = planned {
-            self.say(
-                "nat",
-                format!("this build cannot do it and drops: {}", counter.text()),
-            );
-            let mut same_port = *headers;
-            same_port.tuple.dport = backend.port;
-            planned = nat::plan(self.tables, env, &same_port, choice, &mut connection);
-        }
+        let planned = nat::plan(self.tables, env, headers, choice, &mut connection);
         if planned.is_ok() && connection.flags & flow_flags::SNAT != 0 {
             self.answer.snat_address = Some(connection.to.src.to_ip());
         }

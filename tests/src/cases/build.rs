@@ -17,7 +17,7 @@ impl PacketSpec {
         match &self.body {
             Body::Tcp { .. } => protocol::TCP,
             Body::Udp | Body::UdpChecksum(_) => protocol::UDP,
-            Body::Sctp => protocol::SCTP,
+            Body::Sctp | Body::SctpUnfinished => protocol::SCTP,
             Body::Error { .. } | Body::Echo => F::ICMP,
             Body::Raw(protocol) => *protocol,
         }
@@ -131,9 +131,11 @@ impl PacketSpec {
                 [if F::VERSION == 4 { 8 } else { 128 }, 0],
                 &[&[0, 7, 0, 1][..], &self.payload].concat(),
             ),
-            Body::Sctp => {
-                let ports = [self.src.1.to_be_bytes(), self.dst.1.to_be_bytes()].concat();
-                [&ports[..], &[0, 0, 0, 9, 1, 2, 3, 4], &self.payload].concat()
+            Body::Sctp => sctp_packet([self.src.1, self.dst.1], &self.payload),
+            Body::SctpUnfinished => {
+                let mut bytes = sctp_packet([self.src.1, self.dst.1], &self.payload);
+                bytes[SCTP_CHECKSUM].fill(0);
+                bytes
             }
             Body::Raw(_) => self.payload.clone(),
         }
@@ -227,4 +229,16 @@ pub fn internet_checksum(bytes: &[u8]) -> u16 {
         }
     }
     !(sum as u16)
+}
+
+/// Where SCTP has its checksum, from the beginning of its header (RFC 9260, section 3.1).
+const SCTP_CHECKSUM: std::ops::Range<usize> = 8..12;
+
+/// An SCTP packet with these ports and any verification tag; its CRC32c is computed over all of it.
+pub fn sctp_packet([sport, dport]: [u16; 2], payload: &[u8]) -> Vec<u8> {
+    let ports = [sport.to_be_bytes(), dport.to_be_bytes()].concat();
+    let mut bytes = [&ports[..], &[0, 0, 0, 9, 0, 0, 0, 0], payload].concat();
+    let crc = crc::Crc::<u32>::new(&crc::CRC_32_ISCSI).checksum(&bytes);
+    bytes[SCTP_CHECKSUM].copy_from_slice(&crc.to_le_bytes());
+    bytes
 }

@@ -39,8 +39,10 @@ pub enum Body {
     Udp,
     /// A UDP datagram with this in its checksum field.
     UdpChecksum(u16),
-    /// An SCTP packet with one chunk; its CRC32c is not computed.
+    /// An SCTP packet with one chunk.
     Sctp,
+    /// The same, whose CRC32c a device is to compute.
+    SctpUnfinished,
     /// An ICMP error.
     Error {
         /// Which one.

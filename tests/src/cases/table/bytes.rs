@@ -2,7 +2,7 @@
 
 use proxy_common::{Counter, Counter::*, protocol};
 
-use super::super::flows::stack;
+use super::super::flows::{Flow, stack};
 use super::super::packets::*;
 use super::super::{Families, case};
 use super::*;
@@ -98,6 +98,8 @@ fn fragments() -> Vec<Case> {
 fn checksums() -> Vec<Case> {
     let mut none = udp(POD_AT, VIP);
     none.body = Body::UdpChecksum(0);
+    let mut unfinished = sctp(POD_AT, VIP);
+    unfinished.body = Body::SctpUnfinished;
     let mut padded = syn(POD_AT, (Role::ClusterIp, 81));
     let reset = reset_of(&padded);
     padded.padding = 6;
@@ -108,6 +110,38 @@ fn checksums() -> Vec<Case> {
             none.clone(),
         )
         .passed(none.dst(LOCAL_AT), &[NewFlow, OriginalStack]),
+        case(
+            "SCTP whose checksum is to be computed later stays so",
+            &["S-129", "S-136"],
+            unfinished.clone(),
+        )
+        .passed(unfinished.dst(LOCAL_AT), &[NewFlow, OriginalStack]),
+        case(
+            "a long SCTP packet of odd length",
+            &["S-129"],
+            sctp(POD_AT, VIP).len(1401),
+        )
+        .passed(
+            sctp(POD_AT, VIP).len(1401).dst(LOCAL_AT),
+            &[NewFlow, OriginalStack],
+        ),
+        case(
+            "an answer of SCTP shows the ClusterIP",
+            &["S-129"],
+            sctp(LOCAL_AT, POD_AT),
+        )
+        .egress(POD)
+        .flow(Flow {
+            protocol: protocol::SCTP,
+            ..stack(POD_AT, VIP, LOCAL_AT)
+        })
+        .passed(sctp(LOCAL_AT, POD_AT).src(VIP), &[ReplyStack]),
+        case(
+            "the first fragment of an SCTP packet with another port",
+            &["S-129", "S-131"],
+            sctp(POD_AT, VIP).len(1400).part(0, true),
+        )
+        .ends(Verdict::Drop, Out::Unchanged, &[NewFlow, SctpFragment]),
         case(
             "Ethernet's padding is not part of a segment",
             &["S-104"],

@@ -11,7 +11,7 @@ mod tracking;
 
 use proxy_ebpf::Verdict;
 
-use super::packets::{PacketSpec, syn, udp};
+use super::packets::{PacketSpec, sctp, syn, udp};
 use super::world::*;
 use super::{Case, Out};
 
@@ -48,6 +48,10 @@ pub fn table() -> Vec<Case> {
 }
 
 /// The first packet of a flow, over TCP and over UDP.
-fn first_packets(src: At, dst: At) -> [(&'static str, PacketSpec); 2] {
-    [("TCP", syn(src, dst)), ("UDP", udp(src, dst))]
+fn first_packets(src: At, dst: At) -> [(&'static str, PacketSpec); 3] {
+    [
+        ("TCP", syn(src, dst)),
+        ("UDP", udp(src, dst)),
+        ("SCTP", sctp(src, dst)),
+    ]
 }

@@ -90,10 +90,6 @@ impl Run {
     fn is_limit(&self, sent: &Sent, decision: &Decision, end: &End) -> bool {
         let mut backends = decision.backends.keys();
         match sent.protocol {
-            // S-129: a port of SCTP is not changed, for its checksum covers the whole packet.
-            Protocol::Sctp if *end == End::Dropped => {
-                backends.any(|backend| backend.port() != sent.dst.port())
-            }
             // P-8: a process and a backend of one node meet at the socket.
             _ if sent.from == From::Node => {
                 backends.any(|backend| self.oracle.own.contains(&backend.ip()))
