@@ -157,6 +157,9 @@ pub mod flags {
     pub const SOURCE_RANGES: u16 = 1 << 2;
     /// A source range contains this node's primary address (S-114).
     pub const SOURCE_RANGES_NODE: u16 = 1 << 3;
+    /// A packet in the middle of a TCP connection that nobody remembers starts a flow: the region
+    /// is a lookup table, so the backend is the one that the connection had.
+    pub const ADOPTS: u16 = 1 << 4;
 }
 
 /// Which kind of address a frontend is.

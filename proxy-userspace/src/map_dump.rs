@@ -131,6 +131,9 @@ impl<A: IpFamily, M: Maps + FamilyMaps<A>> Reader<'_, A, M> {
             let ranges: Vec<String> = ranges.into_iter().flatten().map(prefix_text).collect();
             let _ = write!(text, " from=[{}]", ranges.join(" "));
         }
+        if header.flags & flags::ADOPTS != 0 {
+            text.push_str(" adopts");
+        }
         if header.flags & flags::SOURCE_RANGES_NODE != 0 {
             text.push_str(" from-node");
         }
@@ -138,18 +141,29 @@ impl<A: IpFamily, M: Maps + FamilyMaps<A>> Reader<'_, A, M> {
         self.used.extend(ids);
     }
 
+    /// The backends of a part, in order; of a lookup table with the number of their entries.
     fn part(&self, ids: &[u32]) -> String {
-        let mut backends: Vec<(Endpoint<A>, String)> = ids
-            .iter()
-            .map(|id| match FamilyMaps::<A>::backend(self.maps, *id) {
-                Some(backend) => (endpoint(&backend), backend_text(&backend)),
-                None => (
-                    Endpoint {
-                        addr: A::UNSPECIFIED,
-                        port: 0,
-                    },
-                    "missing".into(),
-                ),
+        let mut entries: BTreeMap<u32, usize> = BTreeMap::new();
+        for id in ids {
+            *entries.entry(*id).or_default() += 1;
+        }
+        let mut backends: Vec<(Endpoint<A>, String)> = entries
+            .into_iter()
+            .map(|(id, entries)| {
+                let (endpoint, mut text) = match FamilyMaps::<A>::backend(self.maps, id) {
+                    Some(backend) => (endpoint(&backend), backend_text(&backend)),
+                    None => (
+                        Endpoint {
+                            addr: A::UNSPECIFIED,
+                            port: 0,
+                        },
+                        "missing".into(),
+                    ),
+                };
+                if entries > 1 {
+                    let _ = write!(text, " x{entries}");
+                }
+                (endpoint, text)
             })
             .collect();
         backends.sort_by_key(|(endpoint, _)| (endpoint.addr.to_ip(), endpoint.port));

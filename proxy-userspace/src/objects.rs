@@ -20,6 +20,9 @@ pub struct Metadata {
     /// Labels, as far as they are read.
     #[serde(deserialize_with = "fields::labels_read")]
     pub labels: BTreeMap<String, String>,
+    /// Annotations, as far as they are read.
+    #[serde(deserialize_with = "fields::annotations_read")]
+    pub annotations: BTreeMap<String, String>,
     /// RFC 3339; decides collisions (S-034).
     pub creation_timestamp: Option<String>,
     /// Set while the object is being deleted.

@@ -22,7 +22,8 @@ use crate::objects::ObjectName;
 use crate::pipeline::actual::{
     ActualBackend, ActualFrontend, ActualPort, ActualState, SharedState, members,
 };
-use crate::pipeline::desired::{DesiredState, ServicePortName, kind_rank};
+use crate::pipeline::desired::service::kind_rank;
+use crate::pipeline::desired::{DesiredState, ServicePortName};
 use crate::sorted::SortedMap;
 
 /// Reads what both families share; regions are claimed by [`family`].

@@ -245,7 +245,10 @@ where
         return Err(Stop::Drop(Counter::FrontendFragment));
     }
     let is_node_port = frontend.header.kind == FrontendKind::NodePort as u8;
-    if headers.protocol == protocol::TCP && headers.tcp_flags & (tcp::SYN | tcp::ACK) != tcp::SYN {
+    if headers.protocol == protocol::TCP
+        && headers.tcp_flags & (tcp::SYN | tcp::ACK) != tcp::SYN
+        && !is_adopted(headers, frontend)
+    {
         if is_node_port {
             return Err(Stop::Pass(Counter::NotFlowStart));
         }
@@ -269,6 +272,14 @@ where
     } else {
         Err(Stop::Drop(Counter::SourceRange))
     }
+}
+
+/// True in the middle of a connection that another node, or this one, has forgotten, where the
+/// frontend's lookup table leads to the backend that it had.
+#[inline(always)]
+fn is_adopted<F: Family>(headers: &Headers<F>, frontend: &Found) -> bool {
+    frontend.has(frontend::flags::ADOPTS)
+        && headers.tcp_flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::ACK
 }
 
 /// Source ranges (S-113, S-114): `asker` is the source address with the port that is dialed, which

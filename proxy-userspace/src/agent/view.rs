@@ -1,6 +1,6 @@
 //! What the maps hold, for people: the frontends with their backends, and the counters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -104,8 +104,13 @@ where
     let header = RegionHeader::unpack(maps.slot(region)?);
     let part = |start, count| {
         let ids = part(maps, region + start, count).into_iter();
-        ids.filter_map(|id| Some(backend_view(&FamilyMaps::<A>::backend(maps, id)?)))
-            .collect()
+        // A lookup table has a backend many times.
+        let ids: BTreeSet<u32> = ids.collect();
+        let views = ids.into_iter();
+        let views = views.filter_map(|id| Some(backend_view(&FamilyMaps::<A>::backend(maps, id)?)));
+        let mut views: Vec<BackendView> = views.collect();
+        views.sort();
+        views
     };
     Some(FrontendView {
         namespace: text(owner.map(|owner| &owner.service.namespace)),

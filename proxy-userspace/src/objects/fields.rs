@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use crate::pipeline::desired::maglev::{ALGORITHM, WEIGHTS};
 use crate::pipeline::desired::node::ZONE_LABEL;
 use crate::pipeline::store::SERVICE_NAME_LABEL;
 use crate::pipeline::watch::{HEADLESS_LABEL, PROXY_NAME_LABEL};
@@ -24,6 +25,20 @@ where
     let mut labels = BTreeMap::deserialize(deserializer)?;
     labels.retain(|key: &String, _| LABELS_READ.contains(&key.as_str()));
     Ok(labels)
+}
+
+/// Annotations that are read; all others are dropped at decoding.
+const ANNOTATIONS_READ: [&str; 2] = [ALGORITHM, WEIGHTS];
+
+/// Keeps the annotations that mean something here.
+pub fn annotations_read<'de, D>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    let all: Option<BTreeMap<String, String>> = Option::deserialize(deserializer)?;
+    let mut all = all.unwrap_or_default();
+    all.retain(|key, _| ANNOTATIONS_READ.contains(&key.as_str()));
+    Ok(all)
 }
 
 /// Reads `null` as the type's default, as the API writes empty lists.

@@ -1,6 +1,6 @@
 //! Objects as the store keeps them: small, because there are as many as the cluster has.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,6 +14,14 @@ use crate::objects::{
     self, EndpointHints, EndpointSlice, Metadata, ObjectName, Service, ServiceSpec, ServiceStatus,
 };
 
+/// What is packed of a Service.
+type Parts = (
+    Option<String>,
+    BTreeMap<String, String>,
+    ServiceSpec,
+    ServiceStatus,
+);
+
 /// A Service as bytes: its many texts in one allocation. Equal Services are equal bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PackedService(Box<[u8]>);
@@ -21,19 +29,30 @@ pub struct PackedService(Box<[u8]>);
 impl PackedService {
     /// Packs what is read of a Service but for its name.
     pub fn pack(service: &Service) -> Self {
-        let created = &service.metadata.creation_timestamp;
-        let bytes = postcard::to_allocvec(&(created, &service.spec, &service.status));
+        let Metadata {
+            annotations,
+            creation_timestamp,
+            ..
+        } = &service.metadata;
+        let parts = (
+            creation_timestamp,
+            annotations,
+            &service.spec,
+            &service.status,
+        );
+        let bytes = postcard::to_allocvec(&parts);
         let bytes = bytes.expect("texts, numbers and lists are always written");
         Self(bytes.into_boxed_slice())
     }
 
     /// The Service of this name again.
     pub fn unpack(&self, name: &ObjectName) -> Service {
-        let read = postcard::from_bytes::<(Option<String>, ServiceSpec, ServiceStatus)>(&self.0);
-        let (creation_timestamp, spec, status) = read.expect("written by `pack`");
+        let read: Result<Parts, _> = postcard::from_bytes(&self.0);
+        let (creation_timestamp, annotations, spec, status) = read.expect("written by `pack`");
         let metadata = Metadata {
             namespace: name.namespace.clone(),
             name: name.name.clone(),
+            annotations,
             creation_timestamp,
             ..Metadata::default()
         };

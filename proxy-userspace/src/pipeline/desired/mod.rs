@@ -3,6 +3,7 @@
 
 pub mod cover;
 pub mod endpoints;
+pub mod maglev;
 pub mod node;
 pub mod service;
 
@@ -15,6 +16,8 @@ use proxy_common::node::cluster_ip;
 use proxy_common::{BackendState, FrontendKey, FrontendKind};
 
 use self::cover::Cover;
+use self::maglev::Tables;
+use self::service::kind_rank;
 use crate::family::{Endpoint, IpFamily, Prefix, protocol_name};
 use crate::objects::ObjectName;
 use crate::sorted::SortedMap;
@@ -85,6 +88,9 @@ pub struct DesiredPort<A: IpFamily> {
     pub cluster: Arc<[Endpoint<A>]>,
     /// The Local set (S-065).
     pub local: Arc<[Endpoint<A>]>,
+    /// Lookup tables of Cluster and Local set: what frontends other than the ClusterIP publish
+    /// instead of the sets where the Service asks for Maglev.
+    pub tables: Option<Box<Tables<A>>>,
     /// `hasEndpoints` (S-067).
     pub has_endpoints: bool,
     /// Policy of the ClusterIP.
@@ -386,15 +392,5 @@ impl<A: IpFamily> DesiredPort<A> {
             created: (self.created.is_none(), self.created.clone()),
             name: name.clone(),
         }
-    }
-}
-
-/// Less wins (S-034). A NodePort's key has no address, so it meets only NodePorts.
-pub fn kind_rank(kind: FrontendKind) -> u8 {
-    match kind {
-        FrontendKind::ClusterIp => 0,
-        FrontendKind::LoadBalancer => 1,
-        FrontendKind::ExternalIp => 2,
-        FrontendKind::NodePort => 3,
     }
 }

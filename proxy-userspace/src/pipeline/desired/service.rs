@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use proxy_common::FrontendKind;
 
+use super::maglev::Algorithm;
 use super::node::NodeFacts;
 use super::{
     DesiredFrontend, DesiredPort, DesiredService, ServicePortName, TrafficPolicy, endpoints,
-    kind_rank,
 };
 use crate::family::{IpFamily, Prefix, frontend_key, protocol_number};
 use crate::ip_text::{parse_cidr, parse_ip};
@@ -45,6 +45,7 @@ pub fn desired<'a, A: IpFamily>(
     let cluster_ip = cluster_ip::<A>(service, problems)?;
     let addresses = Addresses::of(service, cluster_ip, context.settings, problems);
     let ranges = source_ranges::<A>(service, problems);
+    let algorithm = Algorithm::of(&service.metadata, problems);
     let mut ports: SortedMap<Arc<ServicePortName>, DesiredPort<A>> = SortedMap::new();
     for spec in &service.spec.ports {
         let Some(name) = port_name(name, spec, problems) else {
@@ -59,11 +60,14 @@ pub fn desired<'a, A: IpFamily>(
             context.node,
         );
         port.frontends = addresses.frontends(spec, name.protocol);
-        if port
-            .frontends
-            .iter()
-            .any(|frontend| frontend.kind == FrontendKind::LoadBalancer)
-        {
+        let has = |is_wanted: fn(FrontendKind) -> bool| {
+            let mut kinds = port.frontends.iter().map(|frontend| frontend.kind);
+            kinds.any(is_wanted)
+        };
+        if has(|kind| kind != FrontendKind::ClusterIp) {
+            port.tables = algorithm.tables(&port.cluster, &port.local);
+        }
+        if has(|kind| kind == FrontendKind::LoadBalancer) {
             port.source_ranges_have_node = contains_node(&ranges, context.node);
             port.source_ranges = ranges.clone();
         }
@@ -136,6 +140,16 @@ impl<A: IpFamily> Addresses<A> {
     }
 }
 
+/// Less wins (S-034). A NodePort's key has no address, so it meets only NodePorts.
+pub fn kind_rank(kind: FrontendKind) -> u8 {
+    match kind {
+        FrontendKind::ClusterIp => 0,
+        FrontendKind::LoadBalancer => 1,
+        FrontendKind::ExternalIp => 2,
+        FrontendKind::NodePort => 3,
+    }
+}
+
 /// The record of one port but for its frontends and source ranges.
 fn port<A: IpFamily>(
     service: &Service,
@@ -172,6 +186,7 @@ fn port<A: IpFamily>(
         backends,
         cluster: sets.cluster,
         local: sets.local,
+        tables: None,
         has_endpoints: sets.has_endpoints,
         internal_policy,
         external_policy,

@@ -48,16 +48,28 @@ impl<A: IpFamily> Publication<A> {
     ) -> Self {
         let is_local = port.policy(at.kind) == TrafficPolicy::Local;
         // A ClusterIP has no short-circuit to the Cluster set (S-071), the others have (S-081).
+        let (cluster, local) = match (&port.tables, at.kind) {
+            (Some(tables), kind) if kind != FrontendKind::ClusterIp => {
+                (&tables.cluster, &tables.local)
+            }
+            _ => (&port.cluster, &port.local),
+        };
         let cluster = match (is_local, at.kind) {
             (true, FrontendKind::ClusterIp) => Arc::default(),
-            _ => port.cluster.clone(),
+            _ => cluster.clone(),
         };
         let local = match is_local {
-            true => port.local.clone(),
+            true => local.clone(),
             false => Arc::default(),
         };
         let has_ranges = at.kind == FrontendKind::LoadBalancer && !port.source_ranges.is_empty();
+        // A NodePort may be the port that an own connection was masqueraded to (S-119e).
+        let has_address = matches!(
+            at.kind,
+            FrontendKind::LoadBalancer | FrontendKind::ExternalIp
+        );
         let flags = [
+            (port.tables.is_some() && has_address, flags::ADOPTS),
             (is_local, flags::LOCAL_POLICY),
             (port.has_endpoints, flags::HAS_ENDPOINTS),
             (has_ranges, flags::SOURCE_RANGES),

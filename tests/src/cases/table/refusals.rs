@@ -3,7 +3,7 @@
 use proxy_common::BackendState;
 use proxy_common::Counter::*;
 use proxy_common::config::flags::KEEP_UNALLOCATED;
-use proxy_common::frontend::flags::{HAS_ENDPOINTS, LOCAL_POLICY, SOURCE_RANGES_NODE};
+use proxy_common::frontend::flags::{ADOPTS, HAS_ENDPOINTS, LOCAL_POLICY, SOURCE_RANGES_NODE};
 
 use super::super::case;
 use super::super::packets::*;
@@ -17,6 +17,7 @@ pub fn cases() -> Vec<Case> {
         limited(),
         source_ranges(),
         source_ranges_without_endpoints(),
+        adopted(),
         foreign(),
         backends(),
     ]
@@ -309,6 +310,43 @@ fn source_ranges_without_endpoints() -> Vec<Case> {
     ]
 }
 
+/// A lookup table leads to the backend that a forgotten connection had.
+fn adopted() -> Vec<Case> {
+    let balanced = (Role::Vip, PORT);
+    let world = || World {
+        frontend_flags: HAS_ENDPOINTS | ADOPTS,
+        ..World::default()
+    };
+    let data = tcp(CLIENT_AT, balanced, ACK).len(700);
+    let answer = tcp(CLIENT_AT, balanced, SYN | ACK);
+    vec![
+        case(
+            "Maglev: TCP without a flow goes on with the backend of the table",
+            &["S-120"],
+            data.clone(),
+        )
+        .ingress(UPLINK)
+        .world(world())
+        .passed(data.dst(LOCAL_AT), &[NewFlow, OriginalStack]),
+        case(
+            "Maglev: an answer to nobody is reset",
+            &["S-214"],
+            answer.clone(),
+        )
+        .ingress(UPLINK)
+        .world(world())
+        .answered(reset_of(&answer), RejectMidStream),
+        case(
+            "Maglev: a reset without a flow is dropped",
+            &["S-104", "S-214"],
+            tcp(CLIENT_AT, balanced, RST | ACK),
+        )
+        .ingress(UPLINK)
+        .world(world())
+        .dropped(RejectMidStream),
+    ]
+}
+
 fn foreign() -> Vec<Case> {
     let (here, there) = ((Role::Foreign, 4000), (Role::Client, 5000));
     let unconfigured = World {
@@ -414,12 +452,6 @@ fn backends() -> Vec<Case> {
         case("a set of freed backends drops", &["S-216"], packet)
             .world(world(&[state(BackendState::Free)]))
             .dropped(BackendGone),
-        case(
-            "SCTP with another target port",
-            &["S-129"],
-            sctp(POD_AT, VIP),
-        )
-        .dropped(SctpPortChange),
         case(
             "no route to a backend that needs SNAT",
             &["P-2"],
