@@ -21,10 +21,12 @@ pub struct Options {
 impl Options {
     /// True where Kubernetes itself takes part.
     fn need_kubernetes(&self) -> bool {
-        let words = self.words.iter().filter_map(|word| word.to_str());
-        words
-            .into_iter()
-            .any(|word| ["apiserver", "--source=apiserver", "--peers", "--plot"].contains(&word))
+        let mut words = self.words.iter().filter_map(|word| word.to_str());
+        words.any(|word| {
+            // A flag may have its value behind `=`.
+            let name = word.split('=').next().unwrap_or_default();
+            word.ends_with("apiserver") || ["--peers", "--plot"].contains(&name)
+        })
     }
 }
 
