@@ -3,6 +3,7 @@
 mod apiserver;
 mod cluster;
 mod control_plane;
+mod datapath;
 mod fed_agent;
 mod in_process;
 mod lookup;
@@ -27,6 +28,8 @@ enum What {
     ControlPlane(control_plane::Options),
     /// What the agents of a large cluster do to its API servers, by simulation
     Cluster(cluster::Options),
+    /// One packet in our programs, over yardsticks
+    Datapath(datapath::Options),
     /// The agent's part of `control-plane --source in-process`
     #[command(hide = true)]
     FedAgent(fed_agent::Options),
@@ -36,6 +39,7 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().what {
         What::ControlPlane(options) => control_plane::run(&options),
         What::Cluster(options) => cluster::run(&options),
+        What::Datapath(options) => datapath::run(&options),
         What::FedAgent(options) => fed_agent::run(&options),
     }
 }

@@ -38,19 +38,24 @@ const PANELS: [Panel; 3] = [
 /// Pixels of a picture.
 const EXTENT: (u32, u32) = (1080, 300);
 /// The only font, which is compiled in: pictures need none of the machine's.
-const FONT: &str = "sans-serif";
+pub const FONT: &str = "sans-serif";
 
 /// Draws the rows into an SVG file and a PNG file beside it; returns both.
 pub fn draw(path: &Path, size: Size, rows: &[Row]) -> Result<[PathBuf; 2]> {
-    // Fails only where the font is unusable, which drawing tells better.
-    let _ = register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT);
-    let files = ["svg", "png"].map(|extension| path.with_extension(extension));
+    let files = files(path);
     let [svg, png] = &files;
     let drawn = draw_on(SVGBackend::new(svg, EXTENT), size, rows);
     drawn.with_context(|| format!("drawing {}", svg.display()))?;
     let drawn = draw_on(BitMapBackend::new(png, EXTENT), size, rows);
     drawn.with_context(|| format!("drawing {}", png.display()))?;
     Ok(files)
+}
+
+/// The SVG file and the PNG file of a picture, after making the font known.
+pub fn files(path: &Path) -> [PathBuf; 2] {
+    // Fails only where the font is unusable, which drawing tells better.
+    let _ = register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT);
+    ["svg", "png"].map(|extension| path.with_extension(extension))
 }
 
 fn draw_on<B: DrawingBackend>(backend: B, size: Size, rows: &[Row]) -> Result<()> {

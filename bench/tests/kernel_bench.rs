@@ -1,6 +1,7 @@
-//! The benchmark of the control plane itself, small: it must go on working, and what does not
-//! depend on the machine must hold.
+//! The benchmarks themselves, small: they must go on working, and what does not depend on the
+//! machine must hold.
 
+use std::collections::BTreeMap;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -49,5 +50,34 @@ fn control_plane_is_measured_and_changes_touch_one_service_alone() -> Result<()>
     // One backend made, a region written, the frontend's word stored, the old backend freed.
     ensure!(figures["writes_per_change"] == 4.0, "{last}");
     ensure!(text.contains("exact state: 200 Services"), "{text}");
+    Ok(())
+}
+
+#[test]
+fn datapath_is_measured_with_a_ratio_to_the_yardstick_in_every_row() -> Result<()> {
+    let mut bench = Command::new(env!("CARGO_BIN_EXE_bench"));
+    let output = bench.args(["datapath", "--quick", "--json"]).output()?;
+    let text = String::from_utf8(output.stdout)?;
+    ensure!(
+        output.status.success(),
+        "{}\n{text}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let last = text.lines().last().context("it printed nothing")?;
+    let figures: Value = serde_json::from_str(last).with_context(|| last.to_owned())?;
+    let rows = figures["rows"].as_array().context("no rows")?;
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    for row in rows {
+        let (ns, ratio) = (row["ns"].as_f64(), row["ratio"].as_f64());
+        ensure!(ns.is_some_and(|ns| ns > 0.0), "{row}");
+        ensure!(ratio.is_some_and(|ratio| ratio > 0.0), "{row}");
+        let what = row["what"].as_str().with_context(|| row.to_string())?;
+        ensure!(what != "yardstick" || ratio == Some(1.0), "{row}");
+        *seen.entry(what.to_owned()).or_default() += 1;
+    }
+    // Every kind of row for each family.
+    ensure!(seen.len() == 8, "{seen:?}");
+    ensure!(seen.values().all(|count| count % 2 == 0), "{seen:?}");
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The BPF object, and the agent with the object inside.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -9,13 +9,17 @@ use anyhow::{Context, Result};
 use crate::command;
 use crate::setup;
 
-const BUILT: &str = "bpf-build/bpfel-unknown-none/release/shunt-ebpf";
+/// The packages with BPF programs; each has a binary, the agent's comes first.
+const PROGRAMS: [(&str, &str); 2] = [("proxy-ebpf", "shunt-ebpf"), ("bench-ebpf", "bench-ebpf")];
 
-/// Builds the BPF programs and returns the object's path.
+/// Builds the BPF programs, those of the benchmark too, and returns the path of the agent's object.
 pub fn ebpf() -> Result<PathBuf> {
     let mut cargo = for_bpf("build", &setup::bpf_tools()?);
     command::run(&mut cargo).context("building the BPF programs")?;
-    publish(&command::target(BUILT))
+    for (_, binary) in PROGRAMS {
+        publish(binary)?;
+    }
+    Ok(object())
 }
 
 /// Lints the BPF programs for their own target.
@@ -46,13 +50,10 @@ pub fn binaries(names: &[&str]) -> Result<()> {
 /// A cargo command on the BPF programs, for the BPF target.
 fn for_bpf(verb: &str, tools: &setup::BpfTools) -> Command {
     let mut cargo = tools.rust.cargo(verb);
-    cargo.args([
-        "--release",
-        "--package",
-        "proxy-ebpf",
-        "--bin",
-        "shunt-ebpf",
-    ]);
+    cargo.arg("--release");
+    for (package, binary) in PROGRAMS {
+        cargo.args(["--package", package, "--bin", binary]);
+    }
     cargo.args([
         "--target",
         "bpfel-unknown-none",
@@ -65,9 +66,13 @@ fn for_bpf(verb: &str, tools: &setup::BpfTools) -> Command {
     cargo
 }
 
-/// Where the BPF object lies.
+/// Where the agent's BPF object lies; the benchmark's lies beside it.
 pub fn object() -> PathBuf {
-    command::target("bpf/shunt-ebpf.o")
+    published(PROGRAMS[0].1)
+}
+
+fn published(binary: &str) -> PathBuf {
+    command::target(&format!("bpf/{binary}.o"))
 }
 
 fn flags(tools: &setup::BpfTools) -> String {
@@ -78,13 +83,13 @@ fn flags(tools: &setup::BpfTools) -> String {
 
 /// Copies the object to its place, unless the same bytes lie there: its time of change makes
 /// cargo build the agent again.
-fn publish(built: &Path) -> Result<PathBuf> {
-    let object = object();
-    let bytes = fs::read(built).with_context(|| format!("reading {}", built.display()))?;
+fn publish(binary: &str) -> Result<()> {
+    let built = command::target(&format!("bpf-build/bpfel-unknown-none/release/{binary}"));
+    let object = published(binary);
+    let bytes = fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
     if fs::read(&object).is_ok_and(|present| present == bytes) {
-        return Ok(object);
+        return Ok(());
     }
     fs::create_dir_all(command::target("bpf")).context("making target/bpf")?;
-    fs::write(&object, &bytes).with_context(|| format!("writing {}", object.display()))?;
-    Ok(object)
+    fs::write(&object, &bytes).with_context(|| format!("writing {}", object.display()))
 }

@@ -38,7 +38,7 @@ enum Verb {
     Rules,
     /// Runs the kernel tests on other kernels, booted in qemu (root)
     Kernels(kernels::Options),
-    /// Measures shunt (root): `control-plane` or, simulated, `cluster`, with their options
+    /// Measures shunt (root): `control-plane`, `datapath` or, simulated, `cluster`, with options
     Bench(bench::Options),
     /// Shows Services at work in a small cluster of network namespaces on this machine (root)
     Demo(demo::Options),

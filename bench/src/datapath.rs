@@ -1,0 +1,139 @@
+//! The datapath: what one packet costs our programs, over yardsticks in the same run.
+//!
+//! A wrapper restores the packet, makes it one of another flow and tail-calls what is measured
+//! (`bench-ebpf`). What the wrapper itself costs is measured with a target that does nothing, and
+//! taken off. Absolute times mean nothing: the ratios do.
+
+mod measure;
+mod plan;
+mod programs;
+mod report;
+mod tables;
+mod what;
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+use proxy_common::protocol;
+use proxy_ebpf::{V4, V6};
+use tests::cases::kernel;
+use tests::net::Sandbox;
+
+use measure::Setting;
+use programs::Program;
+use report::Row;
+
+/// What is measured.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Every combination: UDP and 10,000 Services with every number of flows
+    #[arg(long)]
+    full: bool,
+    /// Only with these numbers of flows
+    #[arg(long, value_delimiter = ',', value_name = "N")]
+    flows: Vec<u32>,
+    /// Few packets of few flows: shows that it works, and no more
+    #[arg(long, conflicts_with = "full")]
+    quick: bool,
+    /// Draw the ratios into this SVG file and a PNG file beside it
+    #[arg(
+        long, value_name = "FILE", num_args = 0..=1, default_missing_value = "target/datapath.svg"
+    )]
+    plot: Option<PathBuf>,
+    /// Print one JSON object, on one line, as the last of stdout
+    #[arg(long)]
+    json: bool,
+}
+
+/// How much of it.
+#[derive(Clone, Copy, Debug)]
+struct Extent {
+    /// Packets of one test run.
+    repeat: u32,
+    /// Test runs of which the median is taken.
+    rounds: u32,
+}
+
+/// Flows of the rows that are there in every case but a quick one.
+const FLOWS: [u32; 4] = [1, 100, 10_000, 1_000_000];
+/// Flows where everything is varied.
+const FLOWS_USUAL: u32 = 10_000;
+/// Numbers of Services.
+const SERVICES: [u32; 2] = [10, 10_000];
+
+/// Measures, and prints what came out.
+pub fn run(options: &Options) -> Result<()> {
+    pin_to_one_cpu()?;
+    let extent = if options.quick {
+        Extent {
+            repeat: 2_000,
+            rounds: 5,
+        }
+    } else {
+        Extent {
+            repeat: 1_000_000,
+            rounds: 5,
+        }
+    };
+    let sandbox = Sandbox::new()?;
+    let netns = kernel::namespace(&sandbox)?;
+    let mut rows: Vec<Row> = Vec::new();
+    report::heading();
+    for setting in settings(options) {
+        let found = netns.enter(|| match setting.family {
+            4 => measure::measure::<V4>(&setting, extent),
+            _ => measure::measure::<V6>(&setting, extent),
+        })??;
+        report::print(&found);
+        rows.extend(found);
+    }
+    report::judge(&rows);
+    if let Some(path) = &options.plot {
+        report::draw(path, &rows)?;
+        println!("drawn: {}", path.display());
+    }
+    if options.json {
+        println!("{}", report::json(&rows));
+    }
+    Ok(())
+}
+
+/// The combinations, in the order in which they are measured.
+fn settings(options: &Options) -> Vec<Setting> {
+    let flows: &[u32] = match (options.quick, options.flows.as_slice()) {
+        (true, _) => &[100],
+        (false, []) => &FLOWS,
+        (false, chosen) => chosen,
+    };
+    let mut settings = Vec::new();
+    for family in [4, 6] {
+        for protocol in [protocol::TCP, protocol::UDP] {
+            for flows in flows {
+                let is_usual = *flows == FLOWS_USUAL || options.full;
+                if protocol == protocol::UDP && !is_usual {
+                    continue;
+                }
+                settings.push(Setting {
+                    programs: vec![Program::Tc],
+                    family,
+                    protocol,
+                    flows: *flows,
+                    services: SERVICES[..if is_usual { 2 } else { 1 }].to_vec(),
+                });
+            }
+        }
+    }
+    settings
+}
+
+/// Stays on one processor: caches and the clock are its own.
+fn pin_to_one_cpu() -> Result<()> {
+    let mut cpus = CpuSet::new();
+    let Some(last) = std::thread::available_parallelism()?.get().checked_sub(1) else {
+        bail!("no processor");
+    };
+    cpus.set(last)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &cpus)?)
+}
