@@ -99,7 +99,9 @@ impl HealthSide {
                 if sync.is_pending || is_updated {
                     metrics.queued(family, now.time);
                 }
-                if sync.is_pending {
+                if sync.is_short_of_room {
+                    state.short_of_room(family, now);
+                } else if sync.is_pending {
                     state.queued(family, now);
                 } else if is_updated {
                     state.updated(family, now);

@@ -47,6 +47,8 @@ pub struct ProxyHealth {
 struct FamilyHealth {
     updated: Option<Timestamp>,
     oldest_queued: Option<Instant>,
+    /// What waits lacks room in a map, and nothing else (decision 0016).
+    is_short_of_room: bool,
 }
 
 impl ProxyHealth {
@@ -63,6 +65,14 @@ impl ProxyHealth {
     pub fn queued(&mut self, family: &'static str, now: Moment) {
         let family = self.families.entry(family).or_default();
         family.oldest_queued.get_or_insert(now.instant);
+        family.is_short_of_room = false;
+    }
+
+    /// An update of this family waits until a map has room for it: this family is late as with any
+    /// other update, but neither another start nor another node would help.
+    pub fn short_of_room(&mut self, family: &'static str, now: Moment) {
+        self.queued(family, now);
+        self.families.entry(family).or_default().is_short_of_room = true;
     }
 
     /// Everything known is programmed in this family.
@@ -77,10 +87,10 @@ impl ProxyHealth {
         self.is_node_eligible = node.is_some_and(is_eligible);
     }
 
-    /// True if no update of any family is late.
+    /// True if no update of any family is late that could be in time.
     pub fn is_healthy(&self, now: Moment) -> bool {
         let mut families = self.families.values();
-        families.all(|family| self.is_in_time(family, now))
+        families.all(|family| family.is_short_of_room || self.is_in_time(family, now))
     }
 
     /// What /healthz says, and whether it is 200.

@@ -197,6 +197,33 @@ async fn healthz_and_livez_say_who_is_late_and_whether_the_node_leaves() {
     assert_eq!(ask(addr, "GET /else").await.status, 404);
 }
 
+/// The family is late, but no other node and no other start would do better.
+#[tokio::test]
+async fn full_map_turns_nobody_away() {
+    rules(&["S-011", "S-215"]);
+    let clock = Clock::start();
+    let health = clock.health();
+    let (addr, _server) = served(pages::health(health.clone(), metrics()));
+    health.update(|state, now| {
+        state.set_node(Some(&node(&[], None)));
+        state.updated("IPv4", now);
+        state.updated("IPv6", now);
+        state.short_of_room("IPv6", now);
+    });
+    clock.pass(60);
+    for path in ["GET /healthz", "GET /livez"] {
+        let reply = ask(addr, path).await;
+        assert_eq!(reply.status, 200, "{path}");
+        let body = reply.json();
+        assert_eq!(body["healthy"], true);
+        assert_eq!(body["status"]["IPv4"]["healthy"], true);
+        assert_eq!(body["status"]["IPv6"]["healthy"], false);
+    }
+    // A write that fails is another matter.
+    health.update(|state, now| state.queued("IPv6", now));
+    assert_eq!(ask(addr, "GET /livez").await.status, 503);
+}
+
 #[tokio::test]
 async fn idle_proxy_stays_healthy_without_an_api_server() {
     rules(&["S-144", "S-147", "S-179"]);

@@ -91,6 +91,12 @@ impl<A: IpFamily> Outcome<A> {
         self.obstacles.is_empty() && self.prefixes.is_empty()
     }
 
+    /// True if something is left, and nothing but want of room is in the way of it.
+    pub fn is_short_of_room(&self) -> bool {
+        let obstacles = || self.obstacles.values().chain(self.prefixes.values());
+        self.failed == 0 && obstacles().any(|obstacle| matches!(obstacle, Obstacle::Full(_)))
+    }
+
     /// What must be compared again.
     pub fn pending(&self) -> TouchedPorts<A> {
         TouchedPorts {

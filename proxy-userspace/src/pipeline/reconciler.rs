@@ -289,7 +289,7 @@ impl<A: IpFamily> Family<A> {
         let plan = diff(&touched, &self.desired, &self.actual, &shared.port_filter);
         let outcome = apply(plan, maps, &mut self.actual, shared, now);
         self.pending = outcome.pending();
-        self.sync.note(is_touched, outcome.is_complete());
+        self.sync.note(is_touched, &outcome);
         self.obstacles.update(&touched, &outcome);
         outcome
     }

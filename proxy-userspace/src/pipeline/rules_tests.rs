@@ -75,6 +75,7 @@ fn full_ipv6_maps_do_not_stop_ipv4() {
         let syncs = world.agent.syncs().into_iter();
         let pending: Vec<_> = syncs.map(|(name, sync)| (name, sync.is_pending)).collect();
         assert_eq!(pending, [("IPv4", false), ("IPv6", true)]);
+        assert!(world.agent.syncs()[1].1.is_short_of_room);
     }
 }
 

@@ -10,6 +10,7 @@ use crate::family::IpFamily;
 use crate::health::metrics::LocalPolicy;
 use crate::health::service::{Check, Checks, Wanted};
 use crate::objects::{Kind, Node, ObjectName, Service};
+use crate::pipeline::apply::Outcome;
 use crate::pipeline::desired::node::NodeFacts;
 use crate::pipeline::desired::service::health_check_port;
 use crate::pipeline::desired::{DesiredService, DesiredState, TrafficPolicy};
@@ -20,15 +21,19 @@ use crate::settings::Ipv6;
 pub struct FamilySync {
     /// Something is known that the maps do not hold.
     pub is_pending: bool,
+    /// The same, and all that is in the way is that maps are full.
+    pub is_short_of_room: bool,
     /// Reconciles behind the barrier of S-007 after which the maps held everything.
     pub updates: u64,
 }
 
 impl FamilySync {
-    pub(super) fn note(&mut self, is_touched: bool, is_complete: bool) {
+    pub(super) fn note<A: IpFamily>(&mut self, is_touched: bool, outcome: &Outcome<A>) {
+        let is_complete = outcome.is_complete();
         let is_news = is_touched || self.is_pending || self.updates == 0;
         self.updates += u64::from(is_complete && is_news);
         self.is_pending = !is_complete;
+        self.is_short_of_room = outcome.is_short_of_room();
     }
 }
 
