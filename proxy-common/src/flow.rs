@@ -122,6 +122,9 @@ pub mod path {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Connection<A: Address> {
+    /// What the version of the tests knows besides.
+    #[cfg(feature = "other-abi")]
+    pub made_up: u32,
     /// Addresses and ports of the packet after translation.
     pub to: Tuple<A>,
     /// [`FlowKey::tag`] of the entry's key.
@@ -145,7 +148,10 @@ pub struct Connection<A: Address> {
     /// Zero.
     pub pad: u8,
 }
+#[cfg(not(feature = "other-abi"))]
 pod!(Connection<A>, 52, 76);
+#[cfg(feature = "other-abi")]
+pod!(Connection<A>, 56, 80);
 
 /// Bits of [`Connection::flags`].
 pub mod flags {
@@ -204,6 +210,7 @@ impl<A: Address> AffinityKey<A> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
 pub struct AffinityEntry {
     /// BackendId.
+    #[cfg(not(feature = "other-abi"))]
     pub backend: u32,
     /// The backend's generation when it was bound.
     pub generation: u32,
@@ -211,6 +218,9 @@ pub struct AffinityEntry {
     pub last_used_secs: u32,
     /// [`AffinityKey::hash`] of the entry's key and the backend's departures when it was bound.
     pub tag: u32,
+    /// BackendId.
+    #[cfg(feature = "other-abi")]
+    pub backend: u32,
 }
 
 /// Key of FRAGMENTS: the datagram that a fragment belongs to (RFC 791, RFC 8200).

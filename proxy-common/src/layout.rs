@@ -37,7 +37,13 @@ pub const LAYOUTS: &[Layout] = &[
     layout!("Cidr6", Cidr<Addr6>: network mask used),
     layout!("ClusterIpKey4", ClusterIpKey<Addr4>: prefix_len addr),
     layout!("ClusterIpKey6", ClusterIpKey<Addr6>: prefix_len addr),
+    #[cfg(feature = "other-abi")]
+    layout!("Connection4", Connection<Addr4>: made_up to tag last_seen_secs backend generation frontend path other_path flags seen pad),
+    #[cfg(feature = "other-abi")]
+    layout!("Connection6", Connection<Addr6>: made_up to tag last_seen_secs backend generation frontend path other_path flags seen pad),
+    #[cfg(not(feature = "other-abi"))]
     layout!("Connection4", Connection<Addr4>: to tag last_seen_secs backend generation frontend path other_path flags seen pad),
+    #[cfg(not(feature = "other-abi"))]
     layout!("Connection6", Connection<Addr6>: to tag last_seen_secs backend generation frontend path other_path flags seen pad),
     layout!("FamilyConfig4", FamilyConfig<Addr4>: pods service_cidrs primary),
     layout!("FamilyConfig6", FamilyConfig<Addr6>: pods service_cidrs primary),
@@ -57,6 +63,9 @@ pub const LAYOUTS: &[Layout] = &[
     layout!("SourceRangeKey6", SourceRangeKey<Addr6>: prefix_len service_port addr),
     layout!("Tuple4", Tuple<Addr4>: src dst sport dport),
     layout!("Tuple6", Tuple<Addr6>: src dst sport dport),
+    #[cfg(feature = "other-abi")]
+    layout!("AffinityEntry", AffinityEntry: generation last_used_secs tag backend),
+    #[cfg(not(feature = "other-abi"))]
     layout!("AffinityEntry", AffinityEntry: backend generation last_used_secs tag),
     layout!("Config", Config: host_netns_cookie abi_version hz flags redirect_mark snat_ports detect_local timeouts answers_per_sec v4 v6),
     layout!("FragmentPorts", FragmentPorts: sport dport),

@@ -97,6 +97,10 @@ pub struct RunOptions {
     pub config: Option<ConfigFile>,
     /// For tests: SIGKILL after so many writes that follow the first complete programming.
     pub kill_after_writes: Option<u64>,
+    /// For tests: SIGKILL after so many writes of this process.
+    pub kill_after_first_writes: Option<u64>,
+    /// For tests: old programs and those that take their places are to run side by side so long.
+    pub pause_after_swaps: Duration,
 }
 
 /// Everything that can happen to an agent.
@@ -198,6 +202,7 @@ impl Agent {
             counts: [services, slices],
             cpu,
         } = intake::load(loading, &mut objects).await?;
+        setup::end_after(&mut maps, run_options.kill_after_first_writes);
         // Subscribed before the first reading, so that nothing is missed between the two.
         let changes = Changes::subscribe()?;
         let reader = Reader::open()?;
@@ -308,10 +313,7 @@ impl Agent {
         }
         if is_first && report.failed == 0 {
             self.is_ready = true;
-            if let Some(more) = self.kill_after_writes {
-                tracing::warn!(more, "a test ends this agent after so many writes");
-                self.maps.writes().kill_after(more);
-            }
+            setup::end_after(&mut self.maps, self.kill_after_writes);
             let cpu = cpu_time().saturating_sub(self.batch_cpu);
             let cpu_ms = cpu.as_secs_f64() * 1e3;
             tracing::info!(cpu_ms, "ready: Services and EndpointSlices are programmed");

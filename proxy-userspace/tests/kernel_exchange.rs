@@ -96,7 +96,10 @@ fn pin_foreign(place: &Place, text: &str) -> Abi {
     let abi = Abi::parse(text);
     let pins = Pins::create(place.bpffs()).unwrap();
     for spec in catalog(&sizes(1)) {
-        let [key_size, value_size] = abi.sizes(spec.name).unwrap();
+        // A map that came later.
+        let Some([key_size, value_size]) = abi.sizes(spec.name) else {
+            continue;
+        };
         let flags = match spec.kind {
             MapKind::LpmTrie => FLAGS[0],
             MapKind::Array => FLAGS[1],
@@ -128,7 +131,7 @@ fn pin_foreign(place: &Place, text: &str) -> Abi {
 fn check_converted(pins: &Pins, from: &Abi) {
     let ours = Abi::current();
     for spec in catalog(&sizes(1)) {
-        if spec.kind == MapKind::PerCpuArray {
+        if spec.kind == MapKind::PerCpuArray || from.sizes(spec.name).is_none() {
             continue;
         }
         let [_, layout] = ours.types(spec.name).unwrap();
@@ -154,9 +157,10 @@ fn check_converted(pins: &Pins, from: &Abi) {
     }
 }
 
-/// The golden dump of this version. That of each released version stays in this folder and is
-/// tried too.
+/// The golden dump of this version.
 const OURS: &str = include_str!("../../docs/map-abi.txt");
+/// That of the last version that stands in docs/abi, frozen.
+const LAST: &str = include_str!("../../docs/abi/1.txt");
 
 /// The dump of a successor that is made up: these types have one more field, at their beginning.
 fn successor(text: &str) -> String {
@@ -197,12 +201,12 @@ fn successor(text: &str) -> String {
 #[test]
 fn maps_of_other_versions_are_converted() {
     rules(&["S-178"]);
-    for text in [OURS.to_owned(), successor(OURS)] {
+    for text in [LAST.to_owned(), successor(OURS)] {
         let place = Place::enter();
         let theirs = pin_foreign(&place, &text);
         let pins = Pins::at(place.bpffs());
         let flows = any_map(&pins, PinKind::Maps, "FLOWS4");
-        let (datapath, maps) = Datapath::load(&options(&place, sizes(1))).unwrap();
+        let (mut datapath, maps) = Datapath::load(&options(&place, sizes(1))).unwrap();
         check_converted(&pins, &theirs);
         assert_eq!(maps.config().unwrap().abi_version, ABI_VERSION);
         // An old program that runs until it is swapped makes one more flow.
@@ -307,7 +311,7 @@ fn raised_sizes_make_maps_grow_and_lowered_ones_do_nothing() {
     let pins = Pins::at(place.bpffs());
     let before = content(&pins);
     for (factor, capacity) in [(4, 256), (1, 256)] {
-        let (datapath, maps) = Datapath::load(&options(&place, sizes(factor))).unwrap();
+        let (mut datapath, maps) = Datapath::load(&options(&place, sizes(factor))).unwrap();
         assert_eq!(maps.capacity().frontends, capacity);
         assert_eq!(maps.capacity().slots, 4 * capacity);
         assert_eq!(content(&pins), before);
@@ -353,7 +357,7 @@ fn interrupted_exchange_is_finished_or_undone() {
 
     // Before the old maps are let go of.
     drop((datapath, maps));
-    let (datapath, _maps) = Datapath::load(&grown).unwrap();
+    let (mut datapath, _maps) = Datapath::load(&grown).unwrap();
     datapath.finish_exchange().unwrap();
     assert!(!pins.folder(PinKind::OldMaps).exists());
     assert_eq!(content(&pins), before);

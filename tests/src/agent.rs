@@ -1,6 +1,7 @@
 //! The real binary on a node of a cluster.
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -39,6 +40,16 @@ pub struct Agent {
     ready: PathBuf,
     arguments: Vec<String>,
     pod: Option<Pod>,
+    build: Build,
+}
+
+/// Which binary an agent is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Build {
+    /// This build.
+    Own,
+    /// That of another version of the map ABI, which has other programs too.
+    OtherAbi,
 }
 
 /// What an agent finds that runs in a pod.
@@ -120,7 +131,13 @@ impl Agent {
             ready: file("ready"),
             arguments: common.chain(own).collect(),
             pod: None,
+            build: Build::Own,
         }
+    }
+
+    /// From the next start on another binary runs.
+    pub fn set_build(&mut self, build: Build) {
+        self.build = build;
     }
 
     /// From the next start on the agent finds its API server as a pod does: by the mounted
@@ -158,8 +175,8 @@ impl Agent {
             .append(true)
             .open(&self.log)?;
         let mut command = match &self.pod {
-            None => Command::new(binary()?),
-            Some(pod) => pod.command(&binary()?),
+            None => Command::new(self.build.binary()?),
+            Some(pod) => pod.command(&self.build.binary()?),
         };
         command.arg("agent").args(&self.arguments).args(more);
         command.arg("--ready-file").arg(&self.ready);
@@ -180,6 +197,19 @@ impl Agent {
                 State::Ended(status) => bail!("it ended ({status})"),
             })
             .with_context(|| format!("agent of {}:\n{}", self.node.name, self.log_tail()))
+    }
+
+    /// Waits until everything is programmed, or the agent has been killed: true if it lives.
+    pub fn await_ready_or_end(&mut self) -> Result<bool> {
+        let State::Ended(status) =
+            eventually(READY, || self.ready()).with_context(|| self.log_tail())?
+        else {
+            return Ok(true);
+        };
+        self.child = None;
+        let is_killed = status.signal() == Some(Signal::SIGKILL as i32);
+        ensure!(is_killed, "it ended ({status}):\n{}", self.log_tail());
+        Ok(false)
     }
 
     /// Asks the agent to end, and waits for it. Maps and programs stay.
@@ -251,7 +281,7 @@ impl Agent {
 
     /// Runs `shunt` on the node and returns its standard output.
     pub fn shunt(&self, arguments: &[&str]) -> Result<String> {
-        let binary = binary()?.display().to_string();
+        let binary = self.build.binary()?.display().to_string();
         let words: Vec<&str> = [binary.as_str()]
             .into_iter()
             .chain(arguments.iter().copied())
@@ -321,13 +351,21 @@ impl Drop for Agent {
     }
 }
 
-/// The agent's binary: `SHUNT_BIN`, or `target/release/shunt`.
-fn binary() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("SHUNT_BIN") {
-        return Ok(path.into());
+impl Build {
+    /// The file that a variable names, or what xtask leaves.
+    fn binary(self) -> Result<PathBuf> {
+        let (variable, file, verb) = match self {
+            Self::Own => ("SHUNT_BIN", "release/shunt", "build"),
+            Self::OtherAbi => ("SHUNT_OTHER_BIN", "other-abi/shunt", "build-other-abi"),
+        };
+        if let Some(path) = std::env::var_os(variable) {
+            return Ok(path.into());
+        }
+        let built = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../target")
+            .join(file);
+        built
+            .canonicalize()
+            .with_context(|| format!("no target/{file}: run cargo xtask {verb}"))
     }
-    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/shunt");
-    built
-        .canonicalize()
-        .context("no target/release/shunt: run cargo xtask build")
 }

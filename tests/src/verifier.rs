@@ -23,26 +23,45 @@ pub struct Cost {
     pub stack: u32,
 }
 
+/// What is added to the names of programs that run while flow tables are exchanged (decision 0017).
+pub const TRANSITIONAL: &str = "+old";
+
 /// Loads every program of the object into the running kernel, attaches none, and says what each
-/// costs.
+/// costs; the transitional kind of each too, where the kernel tells what it explored. Below, it may
+/// refuse these, and the agent goes without.
 ///
 /// # Errors
 /// The verifier's last words where it refuses a program.
 pub fn measure(object: &[u8]) -> Result<BTreeMap<String, Cost>> {
+    let mut costs = BTreeMap::new();
+    measure_kind(object, "", 0, &mut costs)?;
+    if costs.values().any(|cost| cost.explored > 0) {
+        measure_kind(object, TRANSITIONAL, u8::MAX, &mut costs)?;
+    }
+    Ok(costs)
+}
+
+fn measure_kind(
+    object: &[u8],
+    suffix: &str,
+    exchanged: u8,
+    costs: &mut BTreeMap<String, Cost>,
+) -> Result<()> {
     let mut ebpf = EbpfLoader::new()
+        .override_global("EXCHANGED", &exchanged, true)
         .load(object)
         .context("the object's maps and BTF")?;
-    let mut costs = BTreeMap::new();
     let names: Vec<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
     for name in names {
         let program = ebpf.program_mut(&name).context("just listed")?;
+        let name = format!("{name}{suffix}");
         load(program).with_context(|| name.clone())?;
         let info = program.info()?;
         let explored = info.verified_instruction_count().unwrap_or(0);
         let stack = stack::deepest(&xlated::instructions(program.fd()?)?)?;
         costs.insert(name, Cost { explored, stack });
     }
-    Ok(costs)
+    Ok(())
 }
 
 fn load(program: &mut Program) -> Result<()> {

@@ -17,9 +17,27 @@ pub fn ebpf() -> Result<PathBuf> {
     let mut cargo = for_bpf("build", &setup::bpf_tools()?);
     command::run(&mut cargo).context("building the BPF programs")?;
     for (_, binary) in PROGRAMS {
-        publish(binary)?;
+        publish(binary, published(binary))?;
     }
     Ok(object())
+}
+
+/// Builds an agent of another version of the map ABI, with its own programs inside. Without
+/// optimization: it need not be fast, and its dependencies are those of the tests.
+pub fn other_abi() -> Result<()> {
+    const FEATURE: [&str; 2] = ["--features", "proxy-common/other-abi"];
+    let mut cargo = for_bpf("build", &setup::bpf_tools()?);
+    command::run(cargo.args(FEATURE)).context("building the other BPF programs")?;
+    let object = command::target("other-abi/shunt-ebpf.o");
+    publish("shunt-ebpf", object.clone())?;
+    let mut cargo = command::cargo("build");
+    cargo.args(["--workspace", "--bin", "shunt"]);
+    cargo.args(["--features", "proxy-userspace/other-abi"]);
+    command::run(cargo.env("SHUNT_EBPF_OBJECT", object)).context("building the other agent")?;
+    let agent = command::target("other-abi/shunt");
+    fs::copy(command::target("debug/shunt"), &agent)
+        .with_context(|| format!("writing {}", agent.display()))?;
+    Ok(())
 }
 
 /// Lints the BPF programs for their own target.
@@ -83,13 +101,13 @@ fn flags(tools: &setup::BpfTools) -> String {
 
 /// Copies the object to its place, unless the same bytes lie there: its time of change makes
 /// cargo build the agent again.
-fn publish(binary: &str) -> Result<()> {
+fn publish(binary: &str, object: PathBuf) -> Result<()> {
     let built = command::target(&format!("bpf-build/bpfel-unknown-none/release/{binary}"));
-    let object = published(binary);
     let bytes = fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
     if fs::read(&object).is_ok_and(|present| present == bytes) {
         return Ok(());
     }
-    fs::create_dir_all(command::target("bpf")).context("making target/bpf")?;
+    let folder = object.parent().context("a file lies in a folder")?;
+    fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     fs::write(&object, &bytes).with_context(|| format!("writing {}", object.display()))
 }

@@ -28,6 +28,9 @@ enum Verb {
     BuildEbpf,
     /// Builds the agent, with the BPF object inside, into target/release/shunt
     Build,
+    /// Builds what tests of upgrades start besides: an agent of another version of the map ABI,
+    /// into target/other-abi/shunt
+    BuildOtherAbi,
     /// Runs all tests, set-up included (root)
     Test(test::Options),
     /// Runs rustfmt, clippy on host and BPF targets, tidy and rules
@@ -48,6 +51,7 @@ fn main() -> std::process::ExitCode {
     let outcome = match Arguments::parse().verb {
         Verb::BuildEbpf => build::ebpf().map(drop),
         Verb::Build => build::agent().map(drop),
+        Verb::BuildOtherAbi => build::other_abi(),
         Verb::Test(options) => test::run(&options),
         Verb::Check => check::run(),
         Verb::Verifier(options) => verifier::run(&options),

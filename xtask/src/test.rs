@@ -68,6 +68,7 @@ fn everything(totals: &mut Totals) -> Result<()> {
     // The API server takes Go minutes when cold: beside the Rust builds, but not beside tests
     // that measure time.
     let lab = thread::spawn(setup::lab::build);
+    build::other_abi()?;
     build::agent()?;
     host(totals)?;
     let Ok(lab) = lab.join() else {
@@ -128,6 +129,7 @@ pub fn cargo_test() -> Command {
     cargo.args(["--workspace", "--no-fail-fast"]);
     cargo.env("SHUNT_EBPF_OBJECT", build::object());
     cargo.env("SHUNT_BIN", command::target("release/shunt"));
+    cargo.env("SHUNT_OTHER_BIN", command::target("other-abi/shunt"));
     cargo
 }
 

@@ -2,7 +2,7 @@
 
 use core::ptr;
 
-use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST};
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
@@ -10,6 +10,7 @@ use proxy_common::port_filter::{PORT_FILTER_LEN, bit, index};
 use proxy_common::reasons::COUNTERS_LEN;
 use proxy_common::*;
 
+use super::flows::FlowTables as _;
 use super::{FlowTable, FrontendRead, Insert, Sighting, Tables};
 use crate::pipeline::Scratch;
 use crate::{Family, V4, V6};
@@ -81,8 +82,7 @@ impl ScratchMap for V6 {
 macro_rules! family {
     (
         $family:ty, $addr:ty, $frontend_ids:ident, $frontends:ident, $backends:ident,
-        $node_addresses:ident, $cluster_ips:ident, $source_ranges:ident, $handshakes:ident,
-        $flows:ident, $affinity:ident, $fragments:ident, $sockets:ident
+        $node_addresses:ident, $cluster_ips:ident, $source_ranges:ident, $fragments:ident
     ) => {
         #[map]
         static $frontend_ids: HashMap<FrontendKey<$addr>, u32> =
@@ -103,20 +103,8 @@ macro_rules! family {
         static $source_ranges: LpmTrie<SourceRangeData<$addr>, u32> =
             LpmTrie::with_max_entries(SOURCE_RANGES_DEFAULT, NO_PREALLOC);
         #[map]
-        static $handshakes: LruHashMap<FlowKey<$addr>, Connection<$addr>> =
-            LruHashMap::with_max_entries(HANDSHAKES_DEFAULT, 0);
-        #[map]
-        static $flows: LruHashMap<FlowKey<$addr>, Connection<$addr>> =
-            LruHashMap::with_max_entries(FLOWS_DEFAULT, 0);
-        #[map]
-        static $affinity: LruHashMap<AffinityKey<$addr>, AffinityEntry> =
-            LruHashMap::with_max_entries(AFFINITY_DEFAULT, 0);
-        #[map]
         static $fragments: LruHashMap<FragmentKey<$addr>, FragmentPorts> =
             LruHashMap::with_max_entries(FRAGMENTS_MAX, 0);
-        #[map]
-        static $sockets: LruHashMap<SocketKey<$addr>, SocketEntry<$addr>> =
-            LruHashMap::with_max_entries(SOCKETS_DEFAULT, 0);
 
         impl Tables<$family> for Maps {
             #[inline(always)]
@@ -143,12 +131,7 @@ macro_rules! family {
                 key: &FlowKey<$addr>,
                 found: &mut Connection<$addr>,
             ) -> bool {
-                let map = match table {
-                    FlowTable::Handshakes => &$handshakes,
-                    FlowTable::Flows => &$flows,
-                };
-                // SAFETY: an element may be reused while it is copied: the caller checks the tag.
-                match unsafe { map.get(key) } {
+                match <$family>::connections(table).get(key) {
                     Some(entry) => {
                         *found = *entry;
                         true
@@ -165,25 +148,12 @@ macro_rules! family {
                 value: &Connection<$addr>,
                 how: Insert,
             ) -> bool {
-                let map = match table {
-                    FlowTable::Handshakes => &$handshakes,
-                    FlowTable::Flows => &$flows,
-                };
-                let flags = match how {
-                    Insert::NoExist => BPF_NOEXIST as u64,
-                    Insert::Any => 0,
-                };
-                map.insert(key, value, flags).is_ok()
+                <$family>::connections(table).insert(key, value, how)
             }
 
             #[inline(always)]
             fn remove_flow(&self, table: FlowTable, key: &FlowKey<$addr>) {
-                let map = match table {
-                    FlowTable::Handshakes => &$handshakes,
-                    FlowTable::Flows => &$flows,
-                };
-                // Not there: nothing to do.
-                let _ = map.remove(key);
+                <$family>::connections(table).remove(key);
             }
 
             #[inline(always)]
@@ -193,11 +163,8 @@ macro_rules! family {
                 key: &FlowKey<$addr>,
                 sighting: Sighting,
             ) -> bool {
-                let map = match table {
-                    FlowTable::Handshakes => &$handshakes,
-                    FlowTable::Flows => &$flows,
-                };
-                let Some(entry) = map.get_ptr_mut(key) else {
+                let table = <$family>::connections(table);
+                let Some(entry) = table.map.get_ptr_mut(key) else {
                     return false;
                 };
                 // SAFETY: the pointer is valid for the program run; several CPUs may store the same
@@ -210,6 +177,7 @@ macro_rules! family {
                     ptr::addr_of_mut!((*entry).last_seen_secs).write_volatile(sighting.now);
                     (*entry).seen = sighting.on((*entry).seen);
                 }
+                table.touch_old(key, entry, sighting);
                 true
             }
 
@@ -275,14 +243,13 @@ macro_rules! family {
 
             #[inline(always)]
             fn affinity(&self, key: &AffinityKey<$addr>) -> Option<AffinityEntry> {
-                // SAFETY: the element may be reused: the caller checks the tag.
-                unsafe { $affinity.get(key).copied() }
+                <$family>::affinity().get(key).copied()
             }
 
             #[inline(always)]
             fn insert_affinity(&self, key: &AffinityKey<$addr>, value: &AffinityEntry) {
                 // No room: the next flow of this client is decided for itself.
-                let _ = $affinity.insert(key, value, 0);
+                let _ = <$family>::affinity().insert(key, value, Insert::Any);
             }
 
             #[inline(always)]
@@ -304,14 +271,13 @@ macro_rules! family {
 
             #[inline(always)]
             fn socket(&self, key: &SocketKey<$addr>) -> Option<SocketEntry<$addr>> {
-                // SAFETY: a reused element names another frontend for one message at worst.
-                unsafe { $sockets.get(key).copied() }
+                <$family>::sockets().get(key).copied()
             }
 
             #[inline(always)]
             fn insert_socket(&self, key: &SocketKey<$addr>, value: &SocketEntry<$addr>) {
                 // No room: the socket sees the backend's address.
-                let _ = $sockets.insert(key, value, 0);
+                let _ = <$family>::sockets().insert(key, value, Insert::Any);
             }
 
             #[inline(always)]
@@ -331,11 +297,7 @@ family!(
     NODE_ADDRESSES4,
     CLUSTER_IPS4,
     SOURCE_RANGES4,
-    HANDSHAKES4,
-    FLOWS4,
-    AFFINITY4,
-    FRAGMENTS4,
-    SOCKETS4
+    FRAGMENTS4
 );
 family!(
     V6,
@@ -346,11 +308,7 @@ family!(
     NODE_ADDRESSES6,
     CLUSTER_IPS6,
     SOURCE_RANGES6,
-    HANDSHAKES6,
-    FLOWS6,
-    AFFINITY6,
-    FRAGMENTS6,
-    SOCKETS6
+    FRAGMENTS6
 );
 
 /// The agent's configuration, or `None` before it is written.

@@ -3,6 +3,10 @@
 
 #[cfg(target_arch = "bpf")]
 pub mod bpf;
+#[cfg(target_arch = "bpf")]
+mod exchange;
+#[cfg(target_arch = "bpf")]
+mod flows;
 #[cfg(not(target_arch = "bpf"))]
 pub mod host;
 

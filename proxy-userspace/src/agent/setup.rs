@@ -8,6 +8,7 @@ use super::socket::{self, Request};
 use super::{AgentError, RunOptions};
 use crate::config::AgentOptions;
 use crate::datapath::conntrack_sysctls::{self, Roots};
+use crate::datapath::maps::KernelMaps;
 use crate::datapath::udp_sockets::Destroyer;
 use crate::datapath::{Datapath, DatapathOptions};
 use crate::error_chain;
@@ -98,7 +99,16 @@ pub fn datapath_options(options: &AgentOptions, run_options: &RunOptions) -> Dat
         cgroup: Some(options.cgroup.clone()).filter(|_| !is_off),
         tc: run_options.tc,
         sizes: options.sizes,
+        pause_after_swaps: run_options.pause_after_swaps,
         ..DatapathOptions::default()
+    }
+}
+
+/// For tests: `more` writes are the last ones.
+pub fn end_after(maps: &mut KernelMaps, more: Option<u64>) {
+    if let Some(more) = more {
+        tracing::warn!(more, "a test ends this agent after so many writes");
+        maps.writes().kill_after(more);
     }
 }
 

@@ -57,6 +57,18 @@ pub struct AgentArgs {
     #[arg(long, hide = true, value_name = "COUNT")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     pub kill_after_writes: Option<u64>,
+    /// For tests: SIGKILL after so many map writes of the process
+    #[arg(
+        long,
+        hide = true,
+        value_name = "COUNT",
+        conflicts_with = "kill_after_writes"
+    )]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    pub kill_after_first_writes: Option<u64>,
+    /// For tests: wait so many milliseconds after each program that is swapped
+    #[arg(long, hide = true, value_name = "MILLISECONDS", default_value_t = 0)]
+    pub pause_after_swaps: u64,
     /// As kube-proxy's flag: `shunt cleanup`
     #[arg(long, hide = true)]
     pub cleanup: bool,

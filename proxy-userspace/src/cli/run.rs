@@ -1,5 +1,7 @@
 //! `shunt agent`.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use tracing_subscriber::EnvFilter;
 
@@ -28,6 +30,8 @@ pub fn agent(args: AgentArgs) -> anyhow::Result<()> {
         ready_file: args.ready_file,
         config: path.map(ConfigFile::read),
         kill_after_writes: args.kill_after_writes,
+        kill_after_first_writes: args.kill_after_first_writes,
+        pause_after_swaps: Duration::from_millis(args.pause_after_swaps),
     };
     let options = config::load(args.given, path, &machine)?;
     start_log(&options)?;

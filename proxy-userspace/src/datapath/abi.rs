@@ -194,6 +194,12 @@ impl Abi {
         layouts(self) == layouts(other)
     }
 
+    /// True if keys of a map are the same, byte by byte.
+    pub fn has_keys_of(&self, other: &Self, map: &str) -> bool {
+        let layout = |abi: &Self| abi.layouts.get(&abi.maps.get(map)?[0]).cloned();
+        layout(self).is_some_and(|keys| layout(other) == Some(keys))
+    }
+
     /// Names of its maps.
     pub fn maps(&self) -> impl Iterator<Item = &str> {
         self.maps.keys().map(String::as_str)

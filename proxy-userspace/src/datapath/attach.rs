@@ -201,6 +201,7 @@ fn attach_link(
     let pin = direction.pin(target.ifindex);
     if let Some(link) = pins.open(PinKind::Links, &pin)? {
         if sys::link_update(link.as_fd(), program).is_ok() {
+            programs.swapped();
             return Ok(());
         }
         // Its interface is gone, and the number belongs to another one.
@@ -257,6 +258,7 @@ fn attach_filter(
     let link = put_filter(&mut program, direction, target).map_err(failed)?;
     // A link that is dropped detaches; the filter is to outlive this process.
     std::mem::forget(link);
+    programs.swapped();
     Ok(())
 }
 

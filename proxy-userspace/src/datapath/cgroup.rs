@@ -80,6 +80,7 @@ fn attach_one(
     if let Some(link) = pins.open(PinKind::Links, name)? {
         let is_here = sys::link_info(link.as_fd()).is_ok_and(|info| info.target == cgroup.id);
         if is_here && sys::link_update(link.as_fd(), program).is_ok() {
+            programs.swapped();
             return Ok(());
         }
         // Attached elsewhere, or to a cgroup that is gone.

@@ -4,10 +4,11 @@
 //! The maps that are to be are made beside those that are pinned, in a folder of their own, until
 //! every program is loaded and everything is copied; then the folders change their names, and
 //! programs are swapped as at any start. Only the agent writes what frontends and backends are, so
-//! their copy is exact. Flow tables are written by programs: what the old ones wrote after the
-//! copy is copied when none of them runs any more ([`finish`]), so a table that keeps its layout
-//! and size is never exchanged, but shared. A kill at any moment leaves a state that the next
-//! start goes on from ([`recover`]).
+//! their copy is exact. Flow tables are written by programs: one that keeps its layout and size is
+//! shared by old and new programs, one that does not is written by transitional ones
+//! ([`Transition`]), and what only old programs wrote is copied when none of them runs any more
+//! ([`copy_flows`]). A kill at any moment leaves a state that the next start goes on from
+//! ([`recover`]).
 
 use std::os::fd::AsFd as _;
 
@@ -17,6 +18,7 @@ use super::elements::{AnyMap, Existing};
 use super::load::LoadError;
 use super::pin::{PinError, PinKind, Pins};
 use super::sys;
+use super::transition::Transition;
 
 /// Which maps this start uses.
 #[derive(Debug)]
@@ -29,6 +31,8 @@ pub struct Wanted {
     changed: Vec<Changed>,
     /// Those that are not pinned.
     missing: usize,
+    /// What is pinned.
+    theirs: Abi,
 }
 
 #[derive(Debug)]
@@ -68,6 +72,7 @@ pub fn plan(pins: &Pins, sizes: &MapSizes) -> Result<Wanted, LoadError> {
         kind: PinKind::Maps,
         changed: Vec::new(),
         missing: 0,
+        theirs: theirs.clone(),
     };
     for spec in &mut wanted.specs {
         let Some(map) = pins.open(PinKind::Maps, spec.name)? else {
@@ -134,6 +139,24 @@ impl Wanted {
             }
         }
         Ok(())
+    }
+
+    /// What programs must know that run beside old ones; `None` where old and new ones share all
+    /// flow tables. To be asked before [`Self::commit`].
+    pub fn transition(&self, pins: &Pins) -> Result<Option<Transition>, PinError> {
+        if self.changed.is_empty() {
+            return Transition::interrupted(pins);
+        }
+        let names = self.changed.iter().map(|it| it.spec.name).collect();
+        Ok(Transition::new(&Abi::current(), &self.theirs, &names))
+    }
+
+    /// Where old flow tables are pinned.
+    pub fn old_kind(&self) -> PinKind {
+        match self.kind {
+            PinKind::NextMaps => PinKind::Maps,
+            _ => PinKind::OldMaps,
+        }
     }
 
     /// Fills the maps that were made, and lets them take the place of the pinned ones.

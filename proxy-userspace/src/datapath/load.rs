@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aya::programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
@@ -19,6 +19,7 @@ use super::exchange::{self, Wanted};
 use super::features::Features;
 use super::pin::{PinError, PinKind, Pins};
 use super::sys;
+use super::transition::Transition;
 
 /// The BPF object that the build embedded; empty where it was built without one.
 pub static EMBEDDED_OBJECT: &[u8] =
@@ -122,7 +123,11 @@ pub struct Programs {
     object: &'static [u8],
     features: Features,
     wanted: Wanted,
+    /// While flow tables are exchanged.
+    transition: Option<Transition>,
     loaded: BTreeMap<&'static str, OwnedFd>,
+    /// For tests.
+    pub(super) pause_after_swaps: Duration,
 }
 
 impl fmt::Debug for Programs {
@@ -148,6 +153,11 @@ impl Programs {
         all.map(|(name, program)| (*name, program.as_fd()))
     }
 
+    /// To be called after each swap.
+    pub(super) fn swapped(&self) {
+        thread::sleep(self.pause_after_swaps);
+    }
+
     /// Loads and pins those of `names` that are not loaded yet.
     pub fn require(&mut self, pins: &Pins, names: &[&'static str]) -> Result<(), LoadError> {
         let is_missing = |name: &&&'static str| !self.loaded.contains_key(**name);
@@ -156,12 +166,34 @@ impl Programs {
             return Ok(());
         }
         // Not kept: what an object is when it is parsed takes megabytes.
-        let mut object = load_object(self.object, pins, &self.wanted, &self.features)?;
+        let mut object = load_object(self, pins)?;
         for (name, program) in load_programs(&mut object, &missing)? {
             pins.replace(PinKind::Programs, name, program.as_fd())?;
             self.loaded.insert(name, program);
         }
         Ok(())
+    }
+
+    /// True if these are to run only while flow tables are exchanged.
+    pub fn is_transitional(&self) -> bool {
+        self.transition.is_some()
+    }
+
+    /// Loads and pins those that know only the new flow tables.
+    pub fn settle(&mut self, pins: &Pins) -> Result<(), LoadError> {
+        let names: Vec<&'static str> = self.loaded.keys().copied().collect();
+        self.transition = None;
+        let transitional = std::mem::take(&mut self.loaded);
+        if let Err(error) = self.require(pins, &names) {
+            self.loaded = transitional;
+            return Err(error);
+        }
+        Ok(adopt::note(
+            pins,
+            self.object,
+            &self.features,
+            &self.loaded,
+        )?)
     }
 }
 
@@ -187,6 +219,8 @@ pub fn load(
         object,
         features: features.clone(),
         wanted: exchange::plan(pins, sizes)?,
+        transition: None,
+        pause_after_swaps: Duration::ZERO,
         loaded: BTreeMap::new(),
     };
     let names = ETHERNET_PROGRAMS.into_iter().chain(SOCKET_PROGRAMS);
@@ -218,9 +252,22 @@ fn load_anew(
         pins.remove(PinKind::Programs, name)?;
     }
     programs.wanted.begin(pins)?;
-    programs.require(pins, names)?;
+    programs.transition = programs.wanted.transition(pins)?;
+    match programs.require(pins, names) {
+        Err(error @ LoadError::Refused { .. }) if programs.transition.take().is_some() => {
+            let error = crate::error_chain(&error);
+            tracing::warn!(
+                error,
+                "flow tables are exchanged with a gap of milliseconds"
+            );
+            programs.require(pins, names)?;
+        }
+        loaded => loaded?,
+    }
     programs.wanted.commit(pins)?;
-    adopt::note(pins, programs.object, &programs.features, &programs.loaded)?;
+    if !programs.is_transitional() {
+        adopt::note(pins, programs.object, &programs.features, &programs.loaded)?;
+    }
     Ok(())
 }
 
@@ -247,12 +294,14 @@ fn check_version(pins: &Pins, pinned: &BTreeSet<String>) -> Result<(), LoadError
     }
 }
 
-fn load_object(
-    object: &[u8],
-    pins: &Pins,
-    wanted: &Wanted,
-    features: &Features,
-) -> Result<Ebpf, LoadError> {
+fn load_object(programs: &Programs, pins: &Pins) -> Result<Ebpf, LoadError> {
+    let Programs {
+        object,
+        features,
+        wanted,
+        transition,
+        ..
+    } = programs;
     let has_set_retval = u8::from(features.set_retval);
     let mut loader = EbpfLoader::new();
     // No program is relocated against the kernel's own types, so they need not be read.
@@ -263,6 +312,9 @@ fn load_object(
         loader
             .map_max_entries(spec.name, spec.max_entries)
             .map_pin_path(spec.name, pins.path(wanted.kind, spec.name));
+    }
+    if let Some(transition) = transition {
+        transition.apply(&mut loader, pins, wanted.old_kind());
     }
     loader.load(object).map_err(|source| LoadError::Object {
         source: Box::new(source),

@@ -22,11 +22,13 @@ pub mod mmap;
 pub mod netlink;
 pub mod pin;
 pub mod sys;
+mod transition;
 pub mod udp_sockets;
 pub mod writes;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use proxy_common::interface::{Interface, flags};
 use serde::{Deserialize, Serialize};
@@ -90,6 +92,8 @@ pub struct DatapathOptions {
     pub sizes: MapSizes,
     /// The BPF object.
     pub object: &'static [u8],
+    /// For tests: how long to wait after each program that is swapped.
+    pub pause_after_swaps: Duration,
 }
 
 impl Default for DatapathOptions {
@@ -100,6 +104,7 @@ impl Default for DatapathOptions {
             tc: TcChoice::Auto,
             sizes: MapSizes::default(),
             object: EMBEDDED_OBJECT,
+            pause_after_swaps: Duration::ZERO,
         }
     }
 }
@@ -148,7 +153,8 @@ impl Datapath {
         }
         let pins = Pins::create(&options.bpffs)?;
         let lock = pins.lock()?;
-        let programs = load::load(options.object, &pins, &options.sizes, &features)?;
+        let mut programs = load::load(options.object, &pins, &options.sizes, &features)?;
+        programs.pause_after_swaps = options.pause_after_swaps;
         let maps = KernelMaps::open(&pins)?;
         let pinned = PinnedMaps::open(&pins)?;
         let datapath = Self {
@@ -197,7 +203,9 @@ impl Datapath {
     /// wanted, and serves the others. One interface that fails does not keep the others.
     pub fn start_interfaces(&mut self, maps: &mut KernelMaps, wanted: BTreeMap<u32, Plan>) {
         // The last moment before the first program is swapped: little is left for the next copy.
-        if let Err(error) = exchange::copy_flows(&self.pins) {
+        if !self.programs.is_transitional()
+            && let Err(error) = exchange::copy_flows(&self.pins)
+        {
             tracing::error!(error = crate::error_chain(&error), "flows not copied yet");
         }
         for ifindex in attach::attached(&self.pins) {
@@ -283,8 +291,24 @@ impl Datapath {
         }
     }
 
-    /// Lets go of maps that were exchanged: to be called when every program was swapped.
-    pub fn finish_exchange(&self) -> Result<(), DatapathError> {
+    /// Ends an exchange of maps: to be called when every program was swapped. Transitional programs
+    /// give way to those that know only the new tables, once these hold what the old ones do.
+    pub fn finish_exchange(&mut self) -> Result<(), DatapathError> {
+        if self.programs.is_transitional() {
+            sys::await_programs();
+            exchange::copy_flows(&self.pins)?;
+            self.programs.settle(&self.pins)?;
+            let interfaces = self.interfaces.clone();
+            for (ifindex, plan) in interfaces.iter().filter(|(_, plan)| plan.is_attached()) {
+                if let Err(error) = self.attach(*ifindex, plan) {
+                    let error = crate::error_chain(&error);
+                    tracing::error!(interface = plan.name, error, "program not swapped");
+                    // The next reading of the interfaces tries again.
+                    self.interfaces.remove(ifindex);
+                }
+            }
+            self.attach_sockets()?;
+        }
         Ok(exchange::finish(&self.pins)?)
     }
 

@@ -24,6 +24,9 @@ const LINK_CREATE: libc::c_long = 28;
 const LINK_UPDATE: libc::c_long = 29;
 const LINK_DETACH: libc::c_long = 34;
 
+/// `MEMBARRIER_CMD_GLOBAL` of linux/membarrier.h.
+const MEMBARRIER_GLOBAL: libc::c_long = 1;
+
 /// Where a link is attached.
 #[derive(Clone, Copy, Debug)]
 pub enum LinkTarget<'a> {
@@ -358,4 +361,12 @@ pub fn map_create(kind: u32, sizes: [u32; 3], flags: u32) -> io::Result<OwnedFd>
     let mut attr = [kind, key_size, value_size, max_entries, flags, 0];
     // SAFETY: layout of MAP_CREATE; it holds no addresses.
     unsafe { bpf_fd(MAP_CREATE, &mut attr) }
+}
+
+/// Waits until every program that runs has ended: whoever was swapped before has written what it
+/// will write.
+pub fn await_programs() {
+    // SAFETY: takes numbers alone. It waits for a grace period of RCU, in which programs run; where
+    // the kernel has no such call, what is swapped ends within microseconds all the same.
+    unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_GLOBAL, 0, 0) };
 }

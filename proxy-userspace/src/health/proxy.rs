@@ -47,7 +47,7 @@ pub struct ProxyHealth {
 struct FamilyHealth {
     updated: Option<Timestamp>,
     oldest_queued: Option<Instant>,
-    /// What waits lacks room in a map, and nothing else (decision 0016).
+    /// What waits lacks room in a map, and nothing else (decision 0018).
     is_short_of_room: bool,
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use tests::rules;
@@ -10,12 +10,10 @@ use tests::rules;
 use crate::number;
 use crate::world::{Held, World};
 
-/// Random moments in a run of all tests; more by hand with `SHUNT_KILLS`.
-const KILLS: u64 = 10;
+/// Random moments; more by hand with `SHUNT_KILLS`.
+const KILLS: u64 = 100;
 /// Held connections are asked each time after so many kills.
 const ASKED_EVERY: u64 = 10;
-/// A restart takes about this long, so a random moment within is in any part of it.
-const RESTART_MS: u64 = 1_500;
 
 /// What the maps hold in both states, and the ids that are the same in both.
 struct Expected {
@@ -101,6 +99,40 @@ fn agent_killed_after_each_write_loses_nothing() -> Result<()> {
     Ok(())
 }
 
+/// What changed while no agent ran is written by a start, and each of its writes is the last one.
+#[test]
+fn agent_killed_after_each_write_of_its_start_loses_nothing() -> Result<()> {
+    rules(&["S-120", "S-178", "S-180"]);
+    let mut world = World::start(&[])?;
+    let expected = Expected::learn(&mut world)?;
+    let mut load = world.load()?;
+    let mut hit = 0;
+    let writes = loop {
+        world.agent.kill()?;
+        world.write(1)?;
+        let point = (hit + 1).to_string();
+        world.agent.begin(&["--kill-after-first-writes", &point])?;
+        if world.agent.await_ready_or_end()? {
+            break world.writes()?;
+        }
+        hit += 1;
+        world.agent.run()?;
+        expected.check(&world, 1)?;
+        world.write(0)?;
+        world.await_held(&expected.held[0])?;
+        if hit % ASKED_EVERY == 0 {
+            load.ask().with_context(|| format!("after write {hit}"))?;
+        }
+    };
+    expected.check(&world, 1)?;
+    let connections = load.finish()?;
+    println!(
+        "{hit} of {writes} writes of starts were followed by a kill; {connections} connections"
+    );
+    ensure!(hit == writes);
+    Ok(())
+}
+
 /// At any time: while it starts, while it writes, while it waits.
 #[test]
 fn agent_killed_at_random_moments_loses_nothing() -> Result<()> {
@@ -115,6 +147,11 @@ fn agent_killed_at_random_moments_loses_nothing() -> Result<()> {
             .wrapping_add(1_442_695_040_888_963_407);
         (seed >> 33) % below
     };
+    // How long a start takes here and now: a random moment within is in any part of it.
+    world.agent.kill()?;
+    let begun = Instant::now();
+    world.agent.run()?;
+    let start_us = u64::try_from(begun.elapsed().as_micros())?;
     let mut state = 0;
     for kill in 0..kills {
         world.agent.begin(&[])?;
@@ -125,7 +162,7 @@ fn agent_killed_at_random_moments_loses_nothing() -> Result<()> {
             world.write(state)?;
             std::thread::sleep(Duration::from_micros(random(30_000)));
         } else {
-            std::thread::sleep(Duration::from_millis(random(RESTART_MS)));
+            std::thread::sleep(Duration::from_micros(random(start_us)));
         }
         world.agent.kill()?;
         if kill % ASKED_EVERY == 0 {

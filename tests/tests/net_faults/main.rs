@@ -2,10 +2,12 @@
 
 mod http;
 mod kills;
+mod links;
 mod others;
 mod room;
 mod server;
 mod upgrade;
+mod watch;
 mod world;
 
 use std::time::Duration;

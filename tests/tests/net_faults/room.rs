@@ -1,6 +1,10 @@
 //! Maps that are full, and maps that grow.
 
+use std::path::Path;
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
+use proxy_userspace::datapath::pin::{PinKind, Pins};
 use serde_json::Value;
 use tests::manifests::{Port, Service};
 use tests::net::eventually;
@@ -81,18 +85,47 @@ fn full_maps_keep_what_they_hold_and_grow_at_a_restart() -> Result<()> {
     Ok(())
 }
 
-/// The flow tables too: what is open stays open.
+/// The flow tables too: what is open stays open, and what begins meanwhile gets all its answers.
 #[test]
 fn flow_tables_that_grow_keep_their_flows() -> Result<()> {
     rules(&["S-120", "S-178"]);
-    let mut world = World::start(&["--max-flows", "2048"])?;
-    let mut load = world.hold()?;
+    let mut world = World::start(&["--max-flows", "2048", "--pause-after-swaps", "20"])?;
+    let mut load = world.load()?;
     for flows in ["4096", "16384", "1024"] {
         world.agent.stop()?;
         world.agent.set("--max-flows", flows)?;
         world.agent.run()?;
         load.ask().with_context(|| format!("with {flows} flows"))?;
     }
-    load.finish()?;
+    println!("{} connections", load.finish()?);
+    Ok(())
+}
+
+/// Some hooks run old programs then, some transitional ones, some those of the new tables.
+#[test]
+fn agent_killed_while_flow_tables_are_exchanged_loses_nothing() -> Result<()> {
+    rules(&["S-120", "S-178"]);
+    let mut world = World::start(&["--max-flows", "2048", "--pause-after-swaps", "25"])?;
+    let mut load = world.load()?;
+    let pins = Pins::at(Path::new(&world.agent.bpffs()));
+    for (flows, after_ms) in [("4096", 0), ("8192", 200), ("16384", 500), ("32768", 900)] {
+        world.agent.stop()?;
+        world.agent.set("--max-flows", flows)?;
+        world.agent.begin(&[])?;
+        eventually(PATIENCE, || {
+            let is_exchanging = !pins.names(PinKind::OldMaps).is_empty();
+            ensure!(is_exchanging, "the maps are not exchanged");
+            Ok(())
+        })
+        .with_context(|| world.agent.log_tail())?;
+        std::thread::sleep(Duration::from_millis(after_ms));
+        world.agent.kill()?;
+        load.ask()
+            .with_context(|| format!("{after_ms} ms into an exchange"))?;
+        world.agent.run()?;
+        ensure!(pins.names(PinKind::OldMaps).is_empty());
+        load.ask().with_context(|| format!("with {flows} flows"))?;
+    }
+    println!("{} connections", load.finish()?);
     Ok(())
 }

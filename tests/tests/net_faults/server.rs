@@ -16,7 +16,7 @@ use crate::world::World;
 const HEALTH: &str = "127.0.0.1:10256";
 
 /// Everything that lies in the manifests, but Nodes that the watch would not ask for.
-fn fill(api: &FakeApi, world: &World) -> Result<()> {
+pub fn fill(api: &FakeApi, world: &World) -> Result<()> {
     for entry in fs::read_dir(world.rig.manifests.dir())? {
         let list: Value = serde_json::from_str(&fs::read_to_string(entry?.path())?)?;
         for object in list["items"].as_array().context("no list")? {
