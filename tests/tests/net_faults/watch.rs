@@ -91,6 +91,9 @@ fn faults_of_lists_and_watches_cost_no_connection() -> Result<()> {
     let mut served = Served::start()?;
     let mut state = 0;
     for faults in FAULTS {
+        // Who fails again and again waits longer each time: every fault has an agent of its own.
+        served.world.agent.stop()?;
+        served.world.agent.run()?;
         for plural in PLURALS {
             for fault in faults {
                 served.api.fault(plural, *fault);
