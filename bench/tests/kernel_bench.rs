@@ -8,21 +8,10 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tests::rules;
 
-#[test]
-fn control_plane_is_measured_and_changes_touch_one_service_alone() -> Result<()> {
-    rules(&["S-006", "S-007", "S-216"]);
+/// All that the benchmark prints, and the JSON of its last line.
+fn run(words: &[&str]) -> Result<(String, Value)> {
     let mut bench = Command::new(env!("CARGO_BIN_EXE_bench"));
-    bench.args(["control-plane", "--services", "200", "--endpoints", "2000"]);
-    bench.args([
-        "--changes",
-        "50",
-        "--storm-secs",
-        "1",
-        "--storm-rate",
-        "200",
-        "--json",
-    ]);
-    let output = bench.output()?;
+    let output = bench.args(words).output()?;
     let text = String::from_utf8(output.stdout)?;
     ensure!(
         output.status.success(),
@@ -31,7 +20,16 @@ fn control_plane_is_measured_and_changes_touch_one_service_alone() -> Result<()>
         String::from_utf8_lossy(&output.stderr)
     );
     let last = text.lines().last().context("it printed nothing")?;
-    let figures: Value = serde_json::from_str(last).with_context(|| last.to_owned())?;
+    let figures = serde_json::from_str(last).with_context(|| last.to_owned())?;
+    Ok((text, figures))
+}
+
+#[test]
+fn control_plane_is_measured_and_changes_touch_one_service_alone() -> Result<()> {
+    rules(&["S-006", "S-007", "S-216"]);
+    let words = "control-plane --services 200 --endpoints 2000 --changes 50 --storm-secs 1 \
+                 --storm-rate 200 --json";
+    let (text, figures) = run(&words.split(' ').collect::<Vec<_>>())?;
     for field in [
         "cold_start_s",
         "cold_cpu_ms",
@@ -40,32 +38,28 @@ fn control_plane_is_measured_and_changes_touch_one_service_alone() -> Result<()>
         "flow_maps_mib",
     ] {
         let value = figures[field].as_f64();
-        ensure!(value.is_some_and(|value| value > 0.0), "{field} in {last}");
+        ensure!(
+            value.is_some_and(|value| value > 0.0),
+            "{field} in {figures}"
+        );
     }
     for field in ["p50", "p99"] {
         let value = figures["change_us"][field].as_f64();
-        ensure!(value.is_some_and(|value| value > 0.0), "{field} in {last}");
+        ensure!(
+            value.is_some_and(|value| value > 0.0),
+            "{field} in {figures}"
+        );
     }
-    ensure!(figures["change_from_api_ms"].is_null(), "{last}");
+    ensure!(figures["change_from_api_ms"].is_null(), "{figures}");
     // One backend made, a region written, the frontend's word stored, the old backend freed.
-    ensure!(figures["writes_per_change"] == 4.0, "{last}");
+    ensure!(figures["writes_per_change"] == 4.0, "{figures}");
     ensure!(text.contains("exact state: 200 Services"), "{text}");
     Ok(())
 }
 
 #[test]
 fn datapath_is_measured_with_a_ratio_to_the_yardstick_in_every_row() -> Result<()> {
-    let mut bench = Command::new(env!("CARGO_BIN_EXE_bench"));
-    let output = bench.args(["datapath", "--quick", "--json"]).output()?;
-    let text = String::from_utf8(output.stdout)?;
-    ensure!(
-        output.status.success(),
-        "{}\n{text}\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let last = text.lines().last().context("it printed nothing")?;
-    let figures: Value = serde_json::from_str(last).with_context(|| last.to_owned())?;
+    let (_, figures) = run(&["datapath", "--quick", "--json"])?;
     let rows = figures["rows"].as_array().context("no rows")?;
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     for row in rows {
