@@ -8,13 +8,12 @@ use anyhow::{Context, Result, anyhow, ensure};
 use futures::TryStreamExt as _;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{ListParams, Patch, PatchParams, WatchEvent, WatchParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config};
+use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use super::PATIENCE;
 use super::agent::Process;
-use super::server::{IFINDEX, Server};
+use super::server::{IFINDEX, Server, with_client};
 use crate::lookup::Lookup;
 use crate::objects::{self, NAMESPACE, Size};
 
@@ -126,29 +125,20 @@ fn watch(server: &Server) -> Result<Receiver<(String, Instant)>> {
     let version = server.run(list)??;
     let (path, netns) = (server.lab.kubeconfig(), server.netns.clone());
     std::thread::spawn(move || {
-        let watched = netns.enter(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
-            runtime.block_on(async {
-                let kubeconfig = Kubeconfig::read_from(path)?;
-                let options = KubeConfigOptions::default();
-                let config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
-                let slices: Api<EndpointSlice> =
-                    Api::namespaced(Client::try_from(config)?, NAMESPACE);
-                let events = slices.watch(&WatchParams::default(), &version).await?;
-                let mut events = std::pin::pin!(events);
-                while let Some(event) = events.try_next().await? {
-                    if let WatchEvent::Modified(slice) = event
-                        && sender
-                            .send((slice.metadata.name.unwrap_or_default(), Instant::now()))
-                            .is_err()
-                    {
-                        break;
-                    }
+        let watched = with_client(&netns, path, |client| async move {
+            let slices: Api<EndpointSlice> = Api::namespaced(client, NAMESPACE);
+            let events = slices.watch(&WatchParams::default(), &version).await?;
+            let mut events = std::pin::pin!(events);
+            while let Some(event) = events.try_next().await? {
+                if let WatchEvent::Modified(slice) = event
+                    && sender
+                        .send((slice.metadata.name.unwrap_or_default(), Instant::now()))
+                        .is_err()
+                {
+                    break;
                 }
-                anyhow::Ok(())
-            })
+            }
+            anyhow::Ok(())
         });
         if let Err(error) = watched.and_then(|result| result) {
             eprintln!("the bare watch ended: {error:#}");

@@ -1,5 +1,6 @@
 //! A real API server in a namespace of its own, filled with real objects.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -70,19 +71,27 @@ impl Server {
         &self,
         work: impl FnOnce(Client) -> F + Send,
     ) -> Result<T> {
-        let path = self.lab.kubeconfig();
-        self.netns.enter(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
-            runtime.block_on(async {
-                let kubeconfig = Kubeconfig::read_from(path)?;
-                let options = KubeConfigOptions::default();
-                let config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
-                anyhow::Ok(work(Client::try_from(config)?).await)
-            })
-        })?
+        with_client(&self.netns, self.lab.kubeconfig(), work)
     }
+}
+
+/// Runs something asynchronous with a client of the server that `kubeconfig` names, in `netns`.
+pub fn with_client<T: Send, F: Future<Output = T>>(
+    netns: &Netns,
+    kubeconfig: PathBuf,
+    work: impl FnOnce(Client) -> F + Send,
+) -> Result<T> {
+    netns.enter(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(async {
+            let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
+            let options = KubeConfigOptions::default();
+            let config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
+            anyhow::Ok(work(Client::try_from(config)?).await)
+        })
+    })?
 }
 
 async fn fill(client: Client, size: Size) -> Result<()> {
