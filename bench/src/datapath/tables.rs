@@ -9,7 +9,7 @@ use proxy_ebpf::tables::host::HostTables;
 use proxy_ebpf::{Family, V4, V6};
 use proxy_userspace::datapath::sys;
 use tests::cases::flows::{Entry, stack};
-use tests::cases::tables::backend_id;
+use tests::cases::tables::{backend_id, publish};
 use tests::cases::world::*;
 
 use super::what::WITHOUT_ENDPOINTS;
@@ -102,17 +102,7 @@ fn frontend<F: CaseFamily>(
         };
         tables.backends.insert(first_backend + backend, value);
     }
-    let word = Word {
-        region,
-        generation: 1,
-    };
-    tables.frontend_ids.insert(key, id);
-    let value = Frontend {
-        word: word.pack(),
-        key,
-        pad: Default::default(),
-    };
-    tables.frontends.insert(id, value);
+    publish(tables, key, id, region);
 }
 
 /// The last 32 bits of the first client's address, in host order.

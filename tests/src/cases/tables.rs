@@ -3,6 +3,7 @@
 use bytemuck::Zeroable;
 use proxy_common::port_filter::{bit, index};
 use proxy_common::*;
+use proxy_ebpf::Family;
 use proxy_ebpf::tables::host::HostTables;
 
 use super::flows::{Age, Halves};
@@ -214,17 +215,7 @@ impl World {
                 tables.slots.insert(region + start + element as u32, packed);
             }
         }
-        let word = Word {
-            region,
-            generation: 1,
-        };
-        tables.frontend_ids.insert(key, id);
-        let value = Frontend {
-            word: word.pack(),
-            key,
-            pad: Default::default(),
-        };
-        tables.frontends.insert(id, value);
+        publish(tables, key, id, region);
     }
 
     fn flows<F: CaseFamily>(&self, tables: &mut HostTables<F>, now: u32) {
@@ -345,4 +336,24 @@ fn prefix<F: CaseFamily>(role: Role, len: u32) -> (u32, F::Addr, F::Addr) {
         *byte &= mask;
     }
     (len, network, mask)
+}
+
+/// Makes a frontend with a region that is written.
+pub fn publish<F: Family>(
+    tables: &mut HostTables<F>,
+    key: FrontendKey<F::Addr>,
+    id: u32,
+    region: u32,
+) {
+    let word = Word {
+        region,
+        generation: 1,
+    };
+    let value = Frontend {
+        word: word.pack(),
+        key,
+        pad: Default::default(),
+    };
+    tables.frontend_ids.insert(key, id);
+    tables.frontends.insert(id, value);
 }
