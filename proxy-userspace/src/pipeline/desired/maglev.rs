@@ -140,16 +140,16 @@ pub fn size(endpoints: usize) -> u32 {
 /// The table of a set, which is sorted: empty for an empty one. Where there are more endpoints
 /// than entries, some get none.
 pub fn table<A: IpFamily>(set: &[Endpoint<A>], weights: &Weights) -> Vec<Endpoint<A>> {
+    let size = size(set.len());
     let mut walkers: Vec<Walker> = set
         .iter()
-        .map(|endpoint| Walker::new(endpoint, weights.of(endpoint), size(set.len())))
+        .map(|endpoint| Walker::new(endpoint, weights.of(endpoint), size))
         .collect();
     let Some(weight_max) = walkers.iter().map(|walker| walker.weight).max() else {
         return Vec::new();
     };
-    let size = size(set.len()) as usize;
-    let mut entries: Vec<Option<usize>> = vec![None; size];
-    let mut left = size;
+    let mut left = size as usize;
+    let mut entries: Vec<Option<usize>> = vec![None; left];
     while left > 0 {
         for (index, walker) in walkers.iter_mut().enumerate() {
             // The heaviest has a turn in every round, the others in their share of rounds.
