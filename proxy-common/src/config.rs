@@ -106,6 +106,19 @@ pub struct FamilyConfig<A: Address> {
 }
 pod!(FamilyConfig<A>, 64, 196);
 
+impl<A: Address> FamilyConfig<A> {
+    /// True if an address may be a ClusterIP or in a ServiceCIDR: other ports and protocols are
+    /// ours there (S-077, S-078).
+    #[inline(always)]
+    pub fn is_service_address(&self, addr: &A) -> bool {
+        let cidrs = &self.service_cidrs;
+        cidrs[0].contains(addr)
+            || cidrs[1].contains(addr)
+            || cidrs[2].contains(addr)
+            || cidrs[3].contains(addr)
+    }
+}
+
 /// A CIDR as network and mask.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

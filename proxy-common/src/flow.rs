@@ -91,13 +91,39 @@ fn mix(hash: u32, word: u32) -> u32 {
 pub struct Path {
     /// A [`path`] constant.
     pub kind: u8,
-    /// 1: that interface takes larger packets too, if they may be fragmented
-    /// ([`TAKES_LARGER`](crate::interface::flags::TAKES_LARGER)).
-    pub takes_larger: u8,
+    /// Bits of [`path_flags`].
+    pub flags: u8,
     /// MTU of the interface that `kind` redirects to, in bytes (L3).
     pub mtu: u16,
     /// The interface that `kind` redirects to.
     pub ifindex: u32,
+}
+
+/// Bits of [`Path::flags`].
+pub mod path_flags {
+    /// The interface takes larger packets too, if they may be fragmented
+    /// ([`TAKES_LARGER`](crate::interface::flags::TAKES_LARGER)).
+    pub const TAKES_LARGER: u8 = 1 << 0;
+    /// The interface takes frames from XDP ([`XDP`](crate::interface::flags::XDP)).
+    pub const XDP: u8 = 1 << 1;
+}
+
+/// The next hop on a redirected way, for frames that XDP sends: what the neighbour table said.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct NextHop {
+    /// MAC address of the neighbour.
+    pub dst: [u8; 6],
+    /// MAC address of the interface.
+    pub src: [u8; 6],
+}
+
+impl NextHop {
+    /// True if it was found.
+    #[inline(always)]
+    pub fn is_known(&self) -> bool {
+        self.src != [0; 6]
+    }
 }
 
 /// Values of [`Path::kind`].
@@ -141,6 +167,8 @@ pub struct Connection<A: Address> {
     pub path: Path,
     /// What happens to packets of the other direction.
     pub other_path: Path,
+    /// Where XDP sends packets of this direction to. The other direction has its own.
+    pub next_hop: NextHop,
     /// [`connection_flags`](self::flags).
     pub flags: u16,
     /// Bits of [`seen`]: what was seen of the connection, both directions.
@@ -149,9 +177,9 @@ pub struct Connection<A: Address> {
     pub pad: u8,
 }
 #[cfg(not(feature = "other-abi"))]
-pod!(Connection<A>, 52, 76);
+pod!(Connection<A>, 64, 88);
 #[cfg(feature = "other-abi")]
-pod!(Connection<A>, 56, 80);
+pod!(Connection<A>, 68, 92);
 
 /// Bits of [`Connection::flags`].
 pub mod flags {

@@ -44,4 +44,6 @@ pub mod flags {
     /// A tunnel that fragments its own packets where a larger one is sent through it: vxlan,
     /// geneve.
     pub const TAKES_LARGER: u32 = 1 << 6;
+    /// Our XDP program is attached to it natively, so XDP may send frames out by it.
+    pub const XDP: u32 = 1 << 7;
 }

@@ -1,6 +1,6 @@
 //! Every layout of the ABI as data, for the golden dump `docs/map-abi.txt`.
 
-use crate::flow::Path;
+use crate::flow::{NextHop, Path};
 use crate::*;
 
 /// Size, alignment and field offsets of one type of the ABI.
@@ -38,13 +38,13 @@ pub const LAYOUTS: &[Layout] = &[
     layout!("ClusterIpKey4", ClusterIpKey<Addr4>: prefix_len addr),
     layout!("ClusterIpKey6", ClusterIpKey<Addr6>: prefix_len addr),
     #[cfg(feature = "other-abi")]
-    layout!("Connection4", Connection<Addr4>: made_up to tag last_seen_secs backend generation frontend path other_path flags seen pad),
+    layout!("Connection4", Connection<Addr4>: made_up to tag last_seen_secs backend generation frontend path other_path next_hop flags seen pad),
     #[cfg(feature = "other-abi")]
-    layout!("Connection6", Connection<Addr6>: made_up to tag last_seen_secs backend generation frontend path other_path flags seen pad),
+    layout!("Connection6", Connection<Addr6>: made_up to tag last_seen_secs backend generation frontend path other_path next_hop flags seen pad),
     #[cfg(not(feature = "other-abi"))]
-    layout!("Connection4", Connection<Addr4>: to tag last_seen_secs backend generation frontend path other_path flags seen pad),
+    layout!("Connection4", Connection<Addr4>: to tag last_seen_secs backend generation frontend path other_path next_hop flags seen pad),
     #[cfg(not(feature = "other-abi"))]
-    layout!("Connection6", Connection<Addr6>: to tag last_seen_secs backend generation frontend path other_path flags seen pad),
+    layout!("Connection6", Connection<Addr6>: to tag last_seen_secs backend generation frontend path other_path next_hop flags seen pad),
     layout!("FamilyConfig4", FamilyConfig<Addr4>: pods service_cidrs primary),
     layout!("FamilyConfig6", FamilyConfig<Addr6>: pods service_cidrs primary),
     layout!("FlowKey4", FlowKey<Addr4>: tuple protocol pad),
@@ -70,5 +70,6 @@ pub const LAYOUTS: &[Layout] = &[
     layout!("Config", Config: host_netns_cookie abi_version hz flags redirect_mark snat_ports detect_local timeouts answers_per_sec v4 v6),
     layout!("FragmentPorts", FragmentPorts: sport dport),
     layout!("Interface", Interface: flags mtu bridge mac pad addr4 addr6),
-    layout!("Path", Path: kind takes_larger mtu ifindex),
+    layout!("NextHop", NextHop: dst src),
+    layout!("Path", Path: kind flags mtu ifindex),
 ];

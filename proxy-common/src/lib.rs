@@ -23,7 +23,7 @@ pub use address::{Addr4, Addr6, Address, Be16, Be32};
 pub use backend::{Backend, BackendState};
 pub use config::{Cidr, Config, DetectLocal, FamilyConfig};
 pub use flow::{
-    AffinityEntry, AffinityKey, Connection, FlowKey, FragmentKey, FragmentPorts, Tuple,
+    AffinityEntry, AffinityKey, Connection, FlowKey, FragmentKey, FragmentPorts, NextHop, Tuple,
 };
 pub use frontend::{Frontend, FrontendKey, FrontendKind, RegionHeader, RegionTail, Word};
 pub use interface::Interface;
@@ -34,7 +34,7 @@ pub use reasons::Counter;
 pub use socket::{SocketEntry, SocketKey};
 
 /// Version of this ABI. An agent that finds pins of another version converts or refuses them.
-pub const ABI_VERSION: u32 = 1 + cfg!(feature = "other-abi") as u32;
+pub const ABI_VERSION: u32 = 2 + cfg!(feature = "other-abi") as u32;
 /// The oldest version that can be converted to this one and back: since then fields came and went,
 /// but none has changed its meaning.
 pub const ABI_OLDEST: u32 = 1;

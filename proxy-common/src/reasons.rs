@@ -103,6 +103,8 @@ counters! {
     AnswerLimited = 52, "a refusal that was not answered: more of them than the limit (S-104)";
     SocketDropped = 53, "connect() or sendmsg() failed: the packet path would drop it";
     Closed = 54, "a closed connection moved from FLOWS to HANDSHAKES";
+    XdpPassed = 55, "left by XDP to tc, as it came";
+    XdpAnswered = 56, "redirected, answered or dropped by XDP";
 }
 
 const _: () = {

@@ -1,6 +1,6 @@
 //! What the pipeline asks the kernel for: time, chance, routes and sockets.
 
-use proxy_common::{Be16, Tuple};
+use proxy_common::{Be16, NextHop, Tuple};
 
 use crate::Family;
 
@@ -11,6 +11,9 @@ pub enum Hook {
     Ingress,
     /// tc egress.
     Egress,
+    /// XDP, before tc ingress: it answers, drops and redirects what it can, and leaves the rest to tc
+    /// as it came (P-10).
+    Xdp,
 }
 
 /// A question to the routing table.
@@ -34,6 +37,12 @@ pub trait Environment<F: Family> {
     fn random(&self) -> u32;
     /// The interface of the route to `query.tuple.dst`, or `None` where there is none.
     fn route(&self, query: &RouteQuery<F>) -> Option<u32>;
+    /// At XDP: where a frame goes that leaves by the interface `ifindex` for `query.tuple.dst`, or
+    /// `None` where the neighbour is not known. Elsewhere the kernel finds it after a redirect.
+    #[inline(always)]
+    fn next_hop(&self, _query: &RouteQuery<F>, _ifindex: u32) -> Option<NextHop> {
+        None
+    }
     /// True if a socket of this node owns the connection whose packets to this node have `tuple`
     /// (P-13, S-119e). A listening or unconnected socket does not.
     fn socket_owns(&self, tuple: &Tuple<F::Addr>, protocol: u8) -> bool;

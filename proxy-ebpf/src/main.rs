@@ -6,11 +6,11 @@ fn main() {}
 
 #[cfg(target_arch = "bpf")]
 mod programs {
-    use aya_ebpf::macros::{cgroup_sock_addr, classifier};
-    use aya_ebpf::programs::{SockAddrContext, TcContext};
+    use aya_ebpf::macros::{cgroup_sock_addr, classifier, xdp};
+    use aya_ebpf::programs::{SockAddrContext, TcContext, XdpContext};
     use proxy_common::Counter;
     use proxy_ebpf::Hook;
-    use proxy_ebpf::hooks::{sock_addr, tc};
+    use proxy_ebpf::hooks::{self, sock_addr, tc};
     use proxy_ebpf::socket::Call;
     use proxy_ebpf::wire::ethernet;
 
@@ -32,6 +32,11 @@ mod programs {
     #[classifier]
     pub fn tc_egress_l3(ctx: TcContext) -> i32 {
         tc::run(&ctx, Hook::Egress, 0)
+    }
+
+    #[xdp]
+    pub fn xdp_ingress(ctx: XdpContext) -> u32 {
+        hooks::xdp::run(&ctx)
     }
 
     #[cgroup_sock_addr(connect4)]

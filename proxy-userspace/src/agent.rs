@@ -30,6 +30,7 @@ use crate::datapath::interfaces::{self, Detect, Rules};
 use crate::datapath::maps::KernelMaps;
 use crate::datapath::netlink::{Changes, NetlinkError, Reader};
 use crate::datapath::udp_sockets::Destroyer;
+use crate::datapath::xdp::XdpChoice;
 use crate::datapath::{Datapath, DatapathError, TcChoice};
 use crate::events::Events;
 use crate::objects::ObjectEvent;
@@ -91,6 +92,8 @@ pub use self::setup::init;
 pub struct RunOptions {
     /// How to attach to interfaces.
     pub tc: TcChoice,
+    /// Where XDP is wanted.
+    pub xdp: XdpChoice,
     /// A file that is made when everything is programmed.
     pub ready_file: Option<PathBuf>,
     /// The configuration file, as it was read.
@@ -209,6 +212,7 @@ impl Agent {
         let rules = Rules {
             globs: options.interfaces.clone(),
             detect: Detect::from(&settings.detect_local),
+            xdp: run_options.xdp,
         };
         let snapshot = reader.snapshot().await?;
         datapath.start_interfaces(&mut maps, interfaces::plan(&snapshot, &rules));

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use proxy_ebpf::{V4, V6};
-use tests::cases::host;
 use tests::cases::table::table;
+use tests::cases::{host, xdp};
+use tests::rules;
 
 #[test]
 fn every_case_holds_on_the_host() {
@@ -12,6 +13,22 @@ fn every_case_holds_on_the_host() {
     let mut complaints = host::run_all::<V4>(&cases);
     complaints.extend(host::run_all::<V6>(&cases));
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+}
+
+#[test]
+fn xdp_answers_as_tc_does_or_leaves_the_packet_as_it_came() {
+    rules(&["P-10"]);
+    let cases = table();
+    let (mut complaints, mut answered) = xdp::run_all::<V4>(&cases);
+    let (of_ipv6, answered6) = xdp::run_all::<V6>(&cases);
+    complaints.extend(of_ipv6);
+    for (is_due, count) in answered6 {
+        *answered.entry(is_due).or_default() += count;
+    }
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+    println!("answered by XDP, and left to tc: {answered:?}");
+    assert!(answered.get(&true) > Some(&50), "{answered:?}");
+    assert!(answered.get(&false) > Some(&50), "{answered:?}");
 }
 
 #[test]
@@ -39,6 +56,8 @@ fn the_cases_reach_every_counter_of_the_packet_path() {
         SocketRefused,
         SocketSteppedAside,
         SocketDropped,
+        XdpPassed,
+        XdpAnswered,
     ];
     let cases = table();
     let reached: BTreeSet<Counter> = cases

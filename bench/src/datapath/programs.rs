@@ -134,6 +134,7 @@ impl Programs {
             Target::Of(what) => match what.hook() {
                 proxy_ebpf::Hook::Ingress => (&self.ours, "tc_ingress".to_owned()),
                 proxy_ebpf::Hook::Egress => (&self.ours, "tc_egress".to_owned()),
+                proxy_ebpf::Hook::Xdp => (&self.ours, "xdp_ingress".to_owned()),
             },
         };
         let fd: &ProgramFd = program(ebpf, &name)?.fd()?;

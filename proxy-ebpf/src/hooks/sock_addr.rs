@@ -7,7 +7,7 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::programs::SockAddrContext;
 use proxy_common::{Addr4, Addr6, Address, Be16, Be32, Counter, Tuple, protocol};
 
-use super::skb_environment::{find_socket, jiffies_secs};
+use super::kernel::{find_socket, jiffies_secs};
 use crate::socket::{self, Call, Dial, Outcome, Owner, Surroundings};
 use crate::tables::bpf::{Maps, config, count};
 use crate::{Family, Tables, V4, V6};

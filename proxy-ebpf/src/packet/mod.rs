@@ -4,6 +4,8 @@
 pub mod bpf;
 #[cfg(not(target_arch = "bpf"))]
 pub mod host;
+#[cfg(target_arch = "bpf")]
+pub mod xdp;
 
 use bytemuck::{AnyBitPattern, NoUninit};
 use proxy_common::Counter;

@@ -6,15 +6,16 @@
 
 use proxy_common::config::Timeouts;
 use proxy_common::flow::{flags, seen};
-use proxy_common::{Address, Config, Connection, Counter, FlowKey, protocol};
+use proxy_common::{Address, Config, Connection, Counter, FlowKey, NextHop, protocol};
 
 use super::parse::{Headers, Transport};
+use crate::environment::RouteQuery;
 use crate::wire::tcp;
-use crate::{Family, FlowTable, Insert, Sighting, Tables};
+use crate::{Environment, Family, FlowTable, Hook, Insert, Sighting, Tables};
 
 mod create;
 
-pub use create::{clashes, create, starts_directly};
+pub use create::{clashes, create, starts_directly, starts_flow};
 
 /// What conntrack knows of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -122,12 +123,18 @@ fn find<F: Family, T: Tables<F>>(
 /// backend has answered. A direction that was evicted is put back here. Returns `New` where the
 /// flow is to be decided anew.
 #[inline(always)]
-pub fn refresh<F: Family, T: Tables<F>>(
+pub fn refresh<F, T, E>(
     tables: &T,
+    env: &E,
     headers: &Headers<F>,
     entries: &mut Entries<F>,
     now: u32,
-) -> Tracked {
+) -> Tracked
+where
+    F: Family,
+    T: Tables<F>,
+    E: Environment<F>,
+{
     if is_over(tables, headers, &entries.connection) {
         forget(tables, entries);
         tables.count(Counter::Redecided);
@@ -146,10 +153,16 @@ pub fn refresh<F: Family, T: Tables<F>>(
     if let FlowTable::Flows = to {
         connection.flags |= flags::CONFIRMED;
     }
+    let known = connection.next_hop;
+    let is_found = find_next_hop(env, &entries.key, connection);
     set_other(entries);
     if to != from {
         move_to(tables, entries, to);
         return Tracked::Known;
+    }
+    if is_found && entries.connection.next_hop != known {
+        // Rare, so the entry is replaced whole: nobody reads half a MAC address.
+        tables.insert_flow(from, &entries.key, &entries.connection, Insert::Any);
     }
     // An entry that is gone was moved by another CPU at this moment, or evicted.
     if tables.touch_flow(from, &entries.key, sighting)
@@ -159,6 +172,26 @@ pub fn refresh<F: Family, T: Tables<F>>(
         tables.count(Counter::HalfRestored);
     }
     Tracked::Known
+}
+
+/// Looks up where XDP sends packets of this direction to; false where that is not known, and at the
+/// other hooks, which leave it to the kernel.
+#[inline(always)]
+pub fn find_next_hop<F: Family, E: Environment<F>>(
+    env: &E,
+    key: &FlowKey<F::Addr>,
+    connection: &mut Connection<F::Addr>,
+) -> bool {
+    if !matches!(env.hook(), Hook::Xdp) {
+        return false;
+    }
+    let query = RouteQuery {
+        tuple: connection.to,
+        protocol: key.protocol,
+    };
+    let found = env.next_hop(&query, connection.path.ifindex);
+    connection.next_hop = found.unwrap_or_default();
+    found.is_some()
 }
 
 /// The table for a connection after this packet, which was found in `table`. A closed one is kept
@@ -326,5 +359,6 @@ fn set_other<F: Family>(entries: &mut Entries<F>) {
     other.tag = other_key.tag();
     other.path = connection.other_path;
     other.other_path = connection.path;
+    other.next_hop = NextHop::default();
     other.flags = connection.flags ^ flags::REPLY;
 }

@@ -29,22 +29,11 @@ pub fn check<F: Family, T: Tables<F>>(
         }
         Transport::Other => false,
     };
-    if known || is_service_address::<F>(config, &tuple.dst) {
+    if known || F::config(config).is_service_address(&tuple.dst) {
         return Ok(());
     }
     Err(Stop::Pass(match headers.transport {
         Transport::Other => Counter::NoPorts,
         Transport::Ports | Transport::IcmpError => Counter::Foreign,
     }))
-}
-
-/// True where an address may be a ClusterIP or in a ServiceCIDR: other ports and protocols are ours
-/// there (S-077, S-078).
-#[inline(always)]
-pub fn is_service_address<F: Family>(config: &Config, addr: &F::Addr) -> bool {
-    let cidrs = &F::config(config).service_cidrs;
-    cidrs[0].contains(addr)
-        || cidrs[1].contains(addr)
-        || cidrs[2].contains(addr)
-        || cidrs[3].contains(addr)
 }

@@ -60,15 +60,10 @@ pub enum Place {
     Outside,
 }
 
-/// Tells where a packet without a flow comes from. At egress only packets of this node's own
+/// Stops a packet that starts no flow, whatever it dials. At egress only packets of this node's own
 /// processes start flows: all others have passed ingress.
 #[inline(always)]
-pub fn origin<F, T, E>(
-    tables: &T,
-    env: &E,
-    config: &Config,
-    headers: &Headers<F>,
-) -> Result<Origin, Stop>
+pub fn may_start<F, T, E>(tables: &T, env: &E, headers: &Headers<F>) -> Result<(), Stop>
 where
     F: Family,
     T: Tables<F>,
@@ -77,21 +72,35 @@ where
     if !matches!(headers.transport, Transport::Ports | Transport::Other) {
         return Err(Stop::Pass(Counter::IcmpOther));
     }
-    let is_own = tables.node_address(&headers.tuple.src) & node::address_flags::OWN != 0;
+    if matches!(env.hook(), Hook::Egress)
+        && tables.node_address(&headers.tuple.src) & node::address_flags::OWN == 0
+    {
+        return Err(Stop::Pass(Counter::NotFrontend));
+    }
+    Ok(())
+}
+
+/// Tells where a packet without a flow comes from, after [`may_start`].
+#[inline(always)]
+pub fn origin<F, T, E>(tables: &T, env: &E, config: &Config, headers: &Headers<F>) -> Origin
+where
+    F: Family,
+    T: Tables<F>,
+    E: Environment<F>,
+{
     let interface = match env.hook() {
-        Hook::Ingress => tables
+        Hook::Ingress | Hook::Xdp => tables
             .interface(env.ifindex())
             .map_or(0, |found| found.flags),
-        Hook::Egress if is_own => 0,
-        Hook::Egress => return Err(Stop::Pass(Counter::NotFrontend)),
+        Hook::Egress => 0,
     };
     let place = match env.hook() {
         Hook::Egress => Place::Node,
-        Hook::Ingress if interface & interface::flags::BRIDGE != 0 => Place::Bridge,
-        Hook::Ingress if interface & interface::flags::POD_SIDE != 0 => Place::PodSide,
-        Hook::Ingress => Place::Outside,
+        _ if interface & interface::flags::BRIDGE != 0 => Place::Bridge,
+        _ if interface & interface::flags::POD_SIDE != 0 => Place::PodSide,
+        _ => Place::Outside,
     };
-    Ok(detect::<F>(config, &headers.tuple.src, place, interface))
+    detect::<F>(config, &headers.tuple.src, place, interface)
 }
 
 /// The detector (S-083).
@@ -218,6 +227,10 @@ pub fn of_service<F: Family, T: Tables<F>>(
     config: &Config,
     addr: &F::Addr,
 ) -> OfService {
+    // The prefixes cover them all: what lies outside needs no look-up.
+    if !F::config(config).is_service_address(addr) {
+        return OfService::No;
+    }
     match tables.cluster_ip(addr) {
         node::cluster_ip::ACTIVE => OfService::Active,
         node::cluster_ip::UNALLOCATED if config.flags & config::flags::KEEP_UNALLOCATED == 0 => {

@@ -20,9 +20,9 @@ pub mod parse;
 pub mod select;
 pub mod verdict;
 
-use proxy_common::Counter;
+use proxy_common::{Connection, Counter};
 
-use crate::{Answer, Environment, Family, Packet, Stop, Tables, Verdict};
+use crate::{Answer, Environment, Family, Hook, Packet, Stop, Tables, Verdict};
 use conntrack::{Entries, Tracked};
 use parse::Headers;
 use select::{Choice, Takers};
@@ -171,13 +171,23 @@ where
     }
     filter::check(tables, config, headers)?;
     let now = env.now_secs(config.hz);
-    Ok(
-        match conntrack::track(tables, config, headers, &mut scratch.entries, now) {
-            Tracked::New => Step::Choose,
-            Tracked::Stale => Step::Refresh,
-            Tracked::Known | Tracked::Related => Step::Finish,
-        },
-    )
+    let tracked = conntrack::track(tables, config, headers, &mut scratch.entries, now);
+    if matches!(env.hook(), Hook::Xdp) && !matches!(tracked, Tracked::New) {
+        verdict::at_this_hook(env, &scratch.entries.connection)?;
+        verdict::out_of_turn(&scratch.entries.connection, now)?;
+    }
+    Ok(match tracked {
+        Tracked::New => Step::Choose,
+        Tracked::Known if needs_next_hop(env, &scratch.entries.connection) => Step::Refresh,
+        Tracked::Stale => Step::Refresh,
+        Tracked::Known | Tracked::Related => Step::Finish,
+    })
+}
+
+/// True at XDP for a flow whose next hop has not been found yet.
+#[inline(always)]
+fn needs_next_hop<F: Family, E: Environment<F>>(env: &E, connection: &Connection<F::Addr>) -> bool {
+    matches!(env.hook(), Hook::Xdp) && !connection.next_hop.is_known()
 }
 
 /// Stage 3, where the entries have to be written.
@@ -191,7 +201,7 @@ where
     let config = tables.config().ok_or(Stop::Pass(Counter::Unconfigured))?;
     let now = env.now_secs(config.hz);
     Ok(
-        match conntrack::refresh(tables, &scratch.headers, &mut scratch.entries, now) {
+        match conntrack::refresh(tables, env, &scratch.headers, &mut scratch.entries, now) {
             Tracked::New => Step::Choose,
             Tracked::Known | Tracked::Stale | Tracked::Related => Step::Finish,
         },
@@ -208,16 +218,21 @@ where
 {
     let config = tables.config().ok_or(Stop::Pass(Counter::Unconfigured))?;
     let headers = &scratch.headers;
-    let origin = frontend::origin(tables, env, config, headers)?;
+    frontend::may_start(tables, env, headers)?;
     match frontend::find(tables, config, headers) {
         Ok(frontend) => {
             frontend::admit(tables, env, headers, &frontend)?;
+            let origin = frontend::origin(tables, env, config, headers);
             let asked = (&frontend, origin, Takers::of(origin));
             scratch.choice = select::select(tables, env, config, headers, asked)?;
         }
         // Not to a frontend: ours only if its answers would be taken for those of a flow.
         Err(stop @ Stop::Pass(Counter::NotFrontend)) => {
-            if !conntrack::starts_directly(headers, origin)
+            if !conntrack::starts_flow(headers) {
+                return Err(stop);
+            }
+            let origin = frontend::origin(tables, env, config, headers);
+            if !conntrack::starts_directly(origin)
                 || !conntrack::clashes(
                     tables,
                     config,
@@ -250,6 +265,12 @@ where
     } else {
         nat::plan(tables, env, headers, choice, &mut entries.connection)?
     };
+    if matches!(env.hook(), Hook::Xdp) {
+        verdict::at_this_hook(env, &entries.connection)?;
+        if !conntrack::find_next_hop(env, &entries.key, &mut entries.connection) {
+            return Err(Stop::Pass(Counter::OtherHook));
+        }
+    }
     conntrack::create(tables, env, config, entries, port)?;
     Ok(Step::Finish)
 }
@@ -264,6 +285,7 @@ where
 {
     let (headers, connection) = (&scratch.headers, &scratch.entries.connection);
     verdict::at_this_hook(env, connection)?;
+    verdict::sendable(packet, env, headers, connection)?;
     if let parse::Transport::IcmpError = headers.transport {
         verdict::redirectable_error(headers, connection)?;
         nat::related::<F, P>(packet, headers, connection)?;

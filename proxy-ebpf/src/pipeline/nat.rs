@@ -1,7 +1,7 @@
 //! Stage 6: which addresses, and the header changes.
 
 use bytemuck::Zeroable;
-use proxy_common::flow::{Path, flags, path};
+use proxy_common::flow::{Path, flags, path, path_flags};
 use proxy_common::{
     Address, Be16, Connection, Counter, Interface, Tuple, interface, node, protocol,
 };
@@ -225,6 +225,18 @@ where
 }
 
 #[inline(always)]
+fn path_flags(of_interface: u32) -> u8 {
+    let mut bits = 0;
+    if of_interface & interface::flags::TAKES_LARGER != 0 {
+        bits |= path_flags::TAKES_LARGER;
+    }
+    if of_interface & interface::flags::XDP != 0 {
+        bits |= path_flags::XDP;
+    }
+    bits
+}
+
+#[inline(always)]
 fn by(kind: u8, ifindex: u32, interface: &Interface) -> Path {
     let mtu = if interface.mtu > u16::MAX as u32 {
         u16::MAX
@@ -233,7 +245,7 @@ fn by(kind: u8, ifindex: u32, interface: &Interface) -> Path {
     };
     Path {
         kind,
-        takes_larger: (interface.flags & interface::flags::TAKES_LARGER != 0) as u8,
+        flags: path_flags(interface.flags),
         mtu,
         ifindex,
     }

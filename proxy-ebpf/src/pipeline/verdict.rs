@@ -1,10 +1,10 @@
 //! Stage 7: what the hook does with the packet.
 
-use proxy_common::flow::{flags, path};
-use proxy_common::{Connection, Counter, protocol};
+use proxy_common::flow::{flags, path, path_flags};
+use proxy_common::{Address, Be16, Connection, Counter, protocol};
 
 use super::parse::{Fragment, Fragmenting, Headers, Transport};
-use crate::wire::{tcp, udp};
+use crate::wire::{checksum, ipv4, ipv6, sctp, tcp, udp};
 use crate::{Answer, Environment, Family, Hook, Packet, Stop, Verdict};
 
 /// Stops a packet whose flow is translated at the other hook.
@@ -13,15 +13,84 @@ pub fn at_this_hook<F: Family, E: Environment<F>>(
     env: &E,
     connection: &Connection<F::Addr>,
 ) -> Result<(), Stop> {
-    let hook = match connection.path.kind {
-        path::EGRESS_STACK | path::EGRESS_NEIGH => Hook::Egress,
-        _ => Hook::Ingress,
+    let kind = connection.path.kind;
+    let is_egress = kind == path::EGRESS_STACK || kind == path::EGRESS_NEIGH;
+    let is_here = match env.hook() {
+        Hook::Ingress => !is_egress,
+        Hook::Egress => is_egress,
+        Hook::Xdp => kind == path::INGRESS_NEIGH && connection.path.flags & path_flags::XDP != 0,
     };
-    if env.hook() == hook {
+    if is_here {
         Ok(())
     } else {
         Err(Stop::Pass(Counter::OtherHook))
     }
+}
+
+/// Seconds after which a packet of a flow goes by tc instead of XDP: there the kernel uses the
+/// neighbour, and so asks it whether it is still there. A power of two.
+const TURN_SECS: u32 = 32;
+
+/// Stops at XDP the first packet of a flow in each [`TURN_SECS`].
+#[inline(always)]
+pub fn out_of_turn<A: Address>(connection: &Connection<A>, now: u32) -> Result<(), Stop> {
+    if now / TURN_SECS == connection.last_seen_secs / TURN_SECS {
+        Ok(())
+    } else {
+        Err(Stop::Pass(Counter::OtherHook))
+    }
+}
+
+/// Stops at XDP what it must not touch: a packet without a known next hop, and one whose checksum is
+/// to be finished by a device, which a frame from XDP never meets (P-10).
+#[inline(always)]
+pub fn sendable<F: Family, P: Packet, E: Environment<F>>(
+    packet: &P,
+    env: &E,
+    headers: &Headers<F>,
+    connection: &Connection<F::Addr>,
+) -> Result<(), Stop> {
+    if !matches!(env.hook(), Hook::Xdp) {
+        return Ok(());
+    }
+    if !connection.next_hop.is_known() {
+        return Err(Stop::Pass(Counter::OtherHook));
+    }
+    finished_checksum(packet, headers)
+}
+
+/// Stops a packet whose transport checksum is the folded sum of the pseudo header: what the stack
+/// leaves to a device. One packet in 65,536 that is whole looks the same.
+#[inline(always)]
+fn finished_checksum<F: Family, P: Packet>(packet: &P, headers: &Headers<F>) -> Result<(), Stop> {
+    let (l3, l4) = (headers.l3.get(), headers.l4.get());
+    if !matches!(headers.transport, Transport::Ports) || !matches!(headers.fragment, Fragment::No) {
+        return Ok(());
+    }
+    let (found, unfinished) = if headers.protocol == protocol::SCTP {
+        let crc: [Be16; 2] = packet.read(l4 + sctp::CHECKSUM)?;
+        (crc[0].0 | crc[1].0, 0)
+    } else {
+        let at = match headers.protocol {
+            protocol::TCP => tcp::CHECKSUM,
+            _ => udp::CHECKSUM,
+        };
+        let (at_len, before) = if F::VERSION == 4 {
+            (l3 + ipv4::TOTAL_LEN, l3)
+        } else {
+            (l3 + ipv6::PAYLOAD_LEN, l3 + ipv6::LEN)
+        };
+        let len: Be16 = packet.read(at_len)?;
+        let len = (before + len.get() as usize).wrapping_sub(l4) as u16;
+        let tuple = &headers.tuple;
+        let sum = checksum::pseudo_header(&tuple.src, &tuple.dst, headers.protocol, len);
+        let found: Be16 = packet.read(l4 + at)?;
+        (found.0, checksum::fold(sum))
+    };
+    if found == unfinished {
+        return Err(Stop::Pass(Counter::OtherHook));
+    }
+    Ok(())
 }
 
 /// Stops what a redirect past the stack would lose: a packet at its last hop, or one larger than
@@ -58,7 +127,7 @@ fn is_fragmented_later<F: Family, P: Packet>(
     connection: &Connection<F::Addr>,
 ) -> bool {
     let may_be = matches!(headers.fragmenting, Fragmenting::Allowed);
-    may_be && connection.path.takes_larger != 0 && packet.segment_len() == 0
+    may_be && connection.path.flags & path_flags::TAKES_LARGER != 0 && packet.segment_len() == 0
 }
 
 /// The same for an ICMP error, which is never answered.

@@ -13,7 +13,7 @@ use proxy_common::*;
 use super::flows::FlowTables as _;
 use super::{FlowTable, FrontendRead, Insert, Sighting, Tables};
 use crate::pipeline::Scratch;
-use crate::{Family, V4, V6};
+use crate::{Family, Hook, V4, V6};
 
 const MMAPABLE: u32 = BPF_F_MMAPABLE;
 const NO_PREALLOC: u32 = BPF_F_NO_PREALLOC;
@@ -52,12 +52,15 @@ struct SourceRangeData<A> {
 #[derive(Clone, Copy)]
 pub struct Maps;
 
+/// Hooks that see packets.
+const HOOKS: u32 = Hook::Xdp as u32 + 1;
+
 /// What the steps of one packet share: an element per hook, so that a packet sent from within
 /// another's processing on this CPU has its own.
 #[map]
-static SCRATCH4: PerCpuArray<Scratch<V4>> = PerCpuArray::with_max_entries(2, 0);
+static SCRATCH4: PerCpuArray<Scratch<V4>> = PerCpuArray::with_max_entries(HOOKS, 0);
 #[map]
-static SCRATCH6: PerCpuArray<Scratch<V6>> = PerCpuArray::with_max_entries(2, 0);
+static SCRATCH6: PerCpuArray<Scratch<V6>> = PerCpuArray::with_max_entries(HOOKS, 0);
 
 /// Access to the scratch element of a family.
 pub trait ScratchMap: Family {

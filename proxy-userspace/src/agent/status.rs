@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::datapath::xdp::XdpMode;
 use proxy_common::interface::flags;
 use proxy_common::{ABI_VERSION, Addr4, Addr6, Config, interface::Interface};
 use serde::{Deserialize, Serialize};
@@ -146,5 +147,6 @@ fn interface((ifindex, entry): &(u32, Interface)) -> Option<InterfaceStatus> {
         ifindex: *ifindex,
         attached: entry.flags & flags::ATTACHED != 0,
         pod_side: entry.flags & flags::POD_SIDE != 0,
+        xdp: (entry.flags & flags::XDP != 0).then_some(XdpMode::Native),
     })
 }

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::kube_proxy_flags::KubeProxyFlags;
 use crate::config::Given;
 use crate::datapath::TcChoice;
+use crate::datapath::xdp::XdpChoice;
 use crate::explain::{From, Protocol, packets};
 use crate::ip_text::parse_ip;
 
@@ -44,6 +45,9 @@ pub struct AgentArgs {
     /// How to attach to interfaces
     #[arg(long, value_enum, value_name = "HOW", default_value_t)]
     pub tc: TcChoice,
+    /// Where to run before tc, on uplinks
+    #[arg(long, value_enum, value_name = "HOW", default_value_t)]
+    pub xdp: XdpChoice,
     /// Write the configuration in force to this file, and end
     #[arg(long, value_name = "FILE")]
     pub write_config_to: Option<PathBuf>,

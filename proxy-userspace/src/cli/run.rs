@@ -27,6 +27,7 @@ pub fn agent(args: AgentArgs) -> anyhow::Result<()> {
     }
     let run_options = RunOptions {
         tc: args.tc,
+        xdp: args.xdp,
         ready_file: args.ready_file,
         config: path.map(ConfigFile::read),
         kill_after_writes: args.kill_after_writes,

@@ -66,10 +66,13 @@ fn text(status: &Status) -> String {
         } else {
             ""
         };
+        let xdp = interface
+            .xdp
+            .map_or_else(String::new, |mode| format!(", {mode} XDP"));
         line(
             "Interface",
             format!(
-                "{} ({}): {attached}{side}",
+                "{} ({}): {attached}{side}{xdp}",
                 interface.name, interface.ifindex
             ),
         );

@@ -9,7 +9,7 @@ use super::catalog::{MapSizes, catalog};
 use super::interfaces::Plan;
 use super::maps::KernelMaps;
 use super::pin::{PinError, PinKind, Pins};
-use super::{Datapath, cgroup, interface_name, put_interface, report, sys};
+use super::{Datapath, cgroup, interface_name, put_interface, report, sys, xdp};
 use crate::error_chain;
 use crate::maps::Maps as _;
 
@@ -77,6 +77,7 @@ impl Datapath {
             layer: plan.layer,
         };
         attach::is_attached(&self.pins, &self.programs, self.mode, target)
+            && xdp::is_intact(&self.pins, &self.programs, ifindex)
     }
 
     fn audit_sockets(&self) -> u64 {
@@ -97,12 +98,13 @@ impl Datapath {
     fn audit_entries(&self, maps: &mut KernelMaps) -> u64 {
         let mut drift = 0;
         for (ifindex, plan) in &self.interfaces {
-            if maps.interface(*ifindex) != Some(plan.interface) {
+            let entry = self.entry(*ifindex, plan);
+            if maps.interface(*ifindex) != Some(entry) {
                 tracing::warn!(
                     interface = plan.name,
                     "INTERFACES was wrong; writing it again"
                 );
-                report(*ifindex, put_interface(maps, *ifindex, &plan.interface));
+                report(*ifindex, put_interface(maps, *ifindex, &entry));
                 drift += 1;
             }
         }

@@ -9,6 +9,7 @@ use proxy_common::interface::{Interface, flags};
 use proxy_common::{Addr4, Addr6};
 
 use super::attach::Layer;
+use super::xdp::{XdpChoice, XdpMode};
 use crate::pipeline::LocalAddress;
 use crate::settings::DetectLocalMode;
 
@@ -116,6 +117,8 @@ pub struct Rules {
     pub globs: Vec<String>,
     /// Detector.
     pub detect: Detect,
+    /// Where XDP is wanted.
+    pub xdp: XdpChoice,
 }
 
 /// What is to be done with one interface.
@@ -125,8 +128,11 @@ pub struct Plan {
     pub name: String,
     /// How its packets begin.
     pub layer: Layer,
-    /// Its entry in INTERFACES; `ATTACHED` says that programs belong on it.
+    /// Its entry in INTERFACES; `ATTACHED` says that programs belong on it. `XDP` follows what its
+    /// driver takes.
     pub interface: Interface,
+    /// How the XDP program is to run on it, if at all.
+    pub xdp: Option<XdpMode>,
 }
 
 impl Plan {
@@ -184,6 +190,7 @@ impl View<'_> {
         set(flags::BRIDGE, link.kind == "bridge");
         let is_udp_tunnel = matches!(link.kind.as_str(), "vxlan" | "geneve");
         set(flags::TAKES_LARGER, is_udp_tunnel);
+        let xdp = self.xdp(link, bits);
         // A port has no address and no route of its own: its bridge has.
         let source = bridge.unwrap_or(ifindex);
         Plan {
@@ -192,6 +199,7 @@ impl View<'_> {
                 ETHERNET => Layer::Ethernet,
                 _ => Layer::Ip,
             },
+            xdp,
             interface: Interface {
                 flags: bits,
                 mtu: link.mtu,
@@ -205,6 +213,22 @@ impl View<'_> {
                     .source(source, IpAddr::is_ipv6)
                     .map_or(Addr6::default(), addr6),
             },
+        }
+    }
+
+    /// Uplinks only. Tunnels and VLAN devices have no driver of their own, nor do bridges.
+    fn xdp(&self, link: &Link, bits: u32) -> Option<XdpMode> {
+        let is_uplink = bits & (flags::ATTACHED | flags::POD_SIDE) == flags::ATTACHED
+            && link.hardware == ETHERNET
+            && matches!(link.kind.as_str(), "" | "bond" | "veth");
+        if !is_uplink {
+            return None;
+        }
+        match self.rules.xdp {
+            XdpChoice::Auto => (link.kind != "veth").then_some(XdpMode::Native),
+            XdpChoice::Native => Some(XdpMode::Native),
+            XdpChoice::Generic => Some(XdpMode::Generic),
+            XdpChoice::Off => None,
         }
     }
 

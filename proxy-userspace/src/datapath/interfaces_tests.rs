@@ -247,6 +247,7 @@ fn globs_override_what_is_found() {
     let rules = Rules {
         globs: vec!["veth*".to_owned(), "eth?".to_owned()],
         detect: Detect::No,
+        ..Rules::default()
     };
     let plan = bridged().plan(&rules);
     let is_attached = [2, 4, 5, 6].map(|ifindex| plan(ifindex).is_attached());
@@ -259,6 +260,7 @@ fn bridge_mode_detects_what_enters_by_the_bridge_and_its_ports() {
     let rules = Rules {
         globs: Vec::new(),
         detect: Detect::Bridge("cni0".to_owned()),
+        ..Rules::default()
     };
     let plan = bridged().plan(&rules);
     let is_detected = [2, 4, 5].map(|ifindex| flags(&plan(ifindex)) & DETECTED != 0);
@@ -271,6 +273,7 @@ fn prefix_mode_detects_by_the_name_that_netfilter_sees() {
     let rules = Rules {
         globs: Vec::new(),
         detect: Detect::Prefix("veth".to_owned()),
+        ..Rules::default()
     };
     let node = bridged().link(8, "veth8", "veth").route(8, "10.244.1.8/32");
     let plan = node.plan(&rules);

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use aya::programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier};
+use aya::programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use proxy_common::{ABI_VERSION, Config};
 
@@ -30,6 +30,9 @@ const ETHERNET_PROGRAMS: [&str; 2] = ["tc_ingress", "tc_egress"];
 
 /// Programs for the others; few nodes need them, and the kernel takes a second to verify one.
 pub const IP_PROGRAMS: [&str; 2] = ["tc_ingress_l3", "tc_egress_l3"];
+
+/// The program for uplinks whose driver takes it; loaded like [`IP_PROGRAMS`].
+pub const XDP_PROGRAM: &str = "xdp_ingress";
 
 /// Its test run returns the low 31 bits of the jiffies clock.
 pub const JIFFIES: &str = "jiffies";
@@ -142,7 +145,7 @@ impl Programs {
     /// A program by its name in the object.
     ///
     /// # Panics
-    /// When it has not been loaded: [`load`] loads all but [`IP_PROGRAMS`].
+    /// When it has not been loaded: [`load`] loads all but [`IP_PROGRAMS`] and [`XDP_PROGRAM`].
     pub fn get(&self, name: &str) -> BorrowedFd<'_> {
         self.loaded[name].as_fd()
     }
@@ -247,7 +250,7 @@ fn load_anew(
     names: &[&'static str],
 ) -> Result<(), LoadError> {
     adopt::forget(pins)?;
-    for name in IP_PROGRAMS {
+    for name in IP_PROGRAMS.into_iter().chain([XDP_PROGRAM]) {
         // Another build's: they are loaded when an interface needs them.
         pins.remove(PinKind::Programs, name)?;
     }
@@ -353,6 +356,9 @@ fn load_program(name: &'static str, program: &mut Program) -> Result<OwnedFd, Lo
     let wrong_type = |_| LoadError::NoProgram { name };
     if SOCKET_PROGRAMS.contains(&name) {
         let program: &mut CgroupSockAddr = program.try_into().map_err(wrong_type)?;
+        program.load().map_err(refused)?;
+    } else if name == XDP_PROGRAM {
+        let program: &mut Xdp = program.try_into().map_err(wrong_type)?;
         program.load().map_err(refused)?;
     } else {
         let program: &mut SchedClassifier = program.try_into().map_err(wrong_type)?;

@@ -25,6 +25,7 @@ pub mod sys;
 mod transition;
 pub mod udp_sockets;
 pub mod writes;
+pub mod xdp;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -42,6 +43,7 @@ use self::interfaces::Plan;
 use self::load::{EMBEDDED_OBJECT, LoadError, Programs};
 use self::maps::KernelMaps;
 use self::pin::{PinError, PinKind, PinLock, Pins};
+use self::xdp::{XdpError, XdpMode};
 use crate::maps::{MapError, Maps as _};
 
 /// Why the datapath could not be started.
@@ -65,6 +67,9 @@ pub enum DatapathError {
     /// Interfaces.
     #[error(transparent)]
     Attach(#[from] AttachError),
+    /// XDP.
+    #[error(transparent)]
+    Xdp(#[from] XdpError),
 }
 
 /// Which means to attach programs to interfaces is wanted.
@@ -134,6 +139,9 @@ pub struct InterfaceStatus {
     pub attached: bool,
     /// True if it leads to pods.
     pub pod_side: bool,
+    /// How it runs the XDP program, if at all.
+    #[serde(default)]
+    pub xdp: Option<XdpMode>,
 }
 
 impl Datapath {
@@ -258,10 +266,39 @@ impl Datapath {
                 report(ifindex, put_interface(maps, ifindex, &unserved));
                 return false;
             }
+            self.attach_xdp(ifindex, plan);
             tracing::info!(interface = plan.name, mode = %self.mode, "interface served");
         }
-        report(ifindex, put_interface(maps, ifindex, &plan.interface));
+        report(
+            ifindex,
+            put_interface(maps, ifindex, &self.entry(ifindex, plan)),
+        );
         true
+    }
+
+    /// What XDP does not get goes on to tc, so a driver that refuses it loses nothing.
+    fn attach_xdp(&mut self, ifindex: u32, plan: &Plan) {
+        let attached = match plan.xdp {
+            Some(mode) => self
+                .programs
+                .require(&self.pins, &[load::XDP_PROGRAM])
+                .map_err(DatapathError::from)
+                .and_then(|()| Ok(xdp::attach(&self.pins, &self.programs, ifindex, mode)?)),
+            None => xdp::detach(&self.pins, ifindex).map_err(DatapathError::from),
+        };
+        if let Err(error) = attached {
+            let error = crate::error_chain(&error);
+            tracing::warn!(interface = plan.name, error, "no XDP here: tc does it all");
+        }
+    }
+
+    /// What INTERFACES is to say: XDP sends frames out only where its program is in the driver.
+    fn entry(&self, ifindex: u32, plan: &Plan) -> Interface {
+        let mut entry = plan.interface;
+        if xdp::mode(&self.pins, ifindex) == Some(XdpMode::Native) {
+            entry.flags |= flags::XDP;
+        }
+        entry
     }
 
     fn attach(&mut self, ifindex: u32, plan: &Plan) -> Result<(), DatapathError> {
@@ -282,7 +319,8 @@ impl Datapath {
     }
 
     fn release(&self, ifindex: u32) {
-        match attach::detach(&self.pins, ifindex) {
+        let detached = xdp::detach(&self.pins, ifindex).map_err(DatapathError::from);
+        match detached.and_then(|()| Ok(attach::detach(&self.pins, ifindex)?)) {
             Ok(()) => tracing::info!(ifindex, "interface released"),
             Err(error) => {
                 let error = crate::error_chain(&error);
@@ -300,6 +338,7 @@ impl Datapath {
             self.programs.settle(&self.pins)?;
             let interfaces = self.interfaces.clone();
             for (ifindex, plan) in interfaces.iter().filter(|(_, plan)| plan.is_attached()) {
+                self.attach_xdp(*ifindex, plan);
                 if let Err(error) = self.attach(*ifindex, plan) {
                     let error = crate::error_chain(&error);
                     tracing::error!(interface = plan.name, error, "program not swapped");
@@ -321,6 +360,7 @@ impl Datapath {
                 ifindex,
                 attached: plan.is_attached(),
                 pod_side: plan.interface.flags & flags::POD_SIDE != 0,
+                xdp: xdp::mode(&self.pins, ifindex),
             })
             .collect()
     }

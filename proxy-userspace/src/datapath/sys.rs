@@ -9,6 +9,8 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use super::xdp::XdpMode;
+
 pub use self::programs::{load_connect4, test_run};
 
 const MAP_CREATE: libc::c_long = 0;
@@ -34,6 +36,8 @@ pub enum LinkTarget<'a> {
     Interface(u32, Place),
     /// An open cgroup folder.
     Cgroup(BorrowedFd<'a>),
+    /// An interface, by index, with its XDP mode.
+    Xdp(u32, XdpMode),
 }
 
 /// Place in the list of programs at one hook of an interface.
@@ -67,6 +71,8 @@ pub enum AttachType {
     GetPeerName6 = 30,
     /// TCX, packets that arrive.
     TcxIngress = 46,
+    /// XDP.
+    Xdp = 37,
     /// TCX, packets that leave.
     TcxEgress = 47,
 }
@@ -101,7 +107,8 @@ pub struct LinkInfo {
     pub prog_id: u32,
     /// Zero.
     pub pad: u32,
-    /// For a cgroup link the cgroup's id; for TCX ifindex (low half) and attach type.
+    /// For a cgroup link the cgroup's id; for TCX ifindex (low half) and attach type; for XDP
+    /// ifindex.
     pub target: u64,
 }
 
@@ -297,10 +304,15 @@ pub fn link_create(
     attach_type: AttachType,
 ) -> io::Result<OwnedFd> {
     const BEFORE: u32 = 1 << 3;
+    // XDP_FLAGS_SKB_MODE and XDP_FLAGS_DRV_MODE of linux/if_link.h.
+    const GENERIC: u32 = 1 << 1;
+    const NATIVE: u32 = 1 << 2;
     let (target, flags) = match target {
         LinkTarget::Interface(ifindex, Place::First) => (ifindex, BEFORE),
         LinkTarget::Interface(ifindex, Place::Last) => (ifindex, 0),
         LinkTarget::Cgroup(folder) => (folder.as_raw_fd() as u32, 0),
+        LinkTarget::Xdp(ifindex, XdpMode::Native) => (ifindex, NATIVE),
+        LinkTarget::Xdp(ifindex, XdpMode::Generic) => (ifindex, GENERIC),
     };
     let mut attr = LinkAttr {
         program: program.as_raw_fd() as u32,

@@ -1,9 +1,8 @@
 //! Tracked flows of a case, by both of their entries.
 
 use bytemuck::Zeroable;
-use proxy_common::flow::{Path, flags, path, seen};
-use proxy_common::interface::flags::TAKES_LARGER;
-use proxy_common::{Be16, Connection, FlowKey, Tuple, protocol};
+use proxy_common::flow::{Path, flags, path, path_flags, seen};
+use proxy_common::{Be16, Connection, FlowKey, Tuple, interface, protocol};
 
 use super::world::{At, CaseFamily, GENERATION};
 
@@ -66,11 +65,22 @@ pub struct Flow {
 pub fn by(kind: u8, ifindex: u32) -> Path {
     let mut devices = super::world::DEVICES.iter();
     let device = devices.find(|device| device.ifindex == ifindex);
-    let takes_larger = device.is_some_and(|device| device.flags & TAKES_LARGER != 0);
+    let of_device = device.map_or(0, |device| device.flags);
+    let mut flags = 0;
+    for (of_interface, of_path) in [
+        (interface::flags::TAKES_LARGER, path_flags::TAKES_LARGER),
+        (interface::flags::XDP, path_flags::XDP),
+    ] {
+        flags |= if of_device & of_interface != 0 {
+            of_path
+        } else {
+            0
+        };
+    }
     let mtu = device.map_or(0, |device| device.mtu as u16);
     Path {
         kind,
-        takes_larger: u8::from(takes_larger),
+        flags,
         mtu,
         ifindex,
     }

@@ -2,15 +2,15 @@
 
 use std::cell::Cell;
 
-use proxy_common::{Be16, Tuple};
+use proxy_common::{Be16, NextHop, Tuple};
 use proxy_ebpf::environment::RouteQuery;
 use proxy_ebpf::packet::host::HostPacket;
 use proxy_ebpf::pipeline::host::HostSteps;
 use proxy_ebpf::tables::host::HostTables;
 use proxy_ebpf::{Environment, Hook, Tables, Verdict};
 
-use super::packets::{Frame, L3};
-use super::world::{At, CaseFamily, MARK, World, route};
+use super::packets::{Frame, L3, mac_of};
+use super::world::{At, CaseFamily, MARK, ROUTER_MAC, UPLINK, World, route};
 use super::{Case, Outcome};
 
 /// Seconds of the clock in host runs.
@@ -71,6 +71,13 @@ impl<F: CaseFamily> Environment<F> for HostEnvironment {
         route::<F>(&query.tuple.dst)
     }
 
+    fn next_hop(&self, _query: &RouteQuery<F>, ifindex: u32) -> Option<NextHop> {
+        (self.hook == Hook::Xdp && ifindex == UPLINK).then_some(NextHop {
+            dst: ROUTER_MAC,
+            src: mac_of(ifindex),
+        })
+    }
+
     fn socket_owns(&self, tuple: &Tuple<F::Addr>, protocol: u8) -> bool {
         self.sockets.iter().any(|(own, peer, its_protocol)| {
             *its_protocol == protocol
@@ -109,8 +116,14 @@ pub fn send<F: CaseFamily>(
 /// Runs a case and returns what came of it, and the tables after it.
 pub fn run<F: CaseFamily>(case: &Case, hz: u32, now: u32) -> (Outcome, HostTables<F>) {
     let tables = case.world.tables::<F>(hz, now);
+    let outcome = run_over(case, &tables, now);
+    (outcome, tables)
+}
+
+/// The same over tables that are there.
+pub fn run_over<F: CaseFamily>(case: &Case, tables: &HostTables<F>, now: u32) -> Outcome {
     let env = HostEnvironment::new(&case.world, case.hook, case.ifindex, now);
-    let is_marked = case.mark & MARK != 0 && Tables::<F>::config(&tables).is_some();
+    let is_marked = case.mark & MARK != 0 && Tables::<F>::config(tables).is_some();
     // The hook's own part: what does not come down the path.
     let reason = match case.packet.frame {
         _ if is_marked => Some(proxy_common::Counter::Redirected),
@@ -119,15 +132,13 @@ pub fn run<F: CaseFamily>(case: &Case, hz: u32, now: u32) -> (Outcome, HostTable
     };
     if let Some(reason) = reason {
         let counters = [(reason, 1)].into();
-        let outcome = Outcome {
+        return Outcome {
             verdict: Verdict::Pass,
             bytes: case.bytes::<F>(),
             counters,
         };
-        return (outcome, tables);
     }
-    let outcome = send(&tables, &env, case.bytes::<F>(), case.segment_len);
-    (outcome, tables)
+    send(tables, &env, case.bytes::<F>(), case.segment_len)
 }
 
 /// Runs every case on the host and returns what went wrong, in words.

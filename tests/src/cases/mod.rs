@@ -16,6 +16,7 @@ pub mod table;
 pub mod tables;
 pub mod verify;
 pub mod world;
+pub mod xdp;
 
 use std::collections::BTreeMap;
 

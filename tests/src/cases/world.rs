@@ -240,7 +240,13 @@ const fn device(ifindex: u32, flags: u32, mtu: u32, bridge: u32, address: Option
 
 /// The interfaces of the node.
 pub const DEVICES: [Device; 9] = [
-    device(UPLINK, ATTACHED, MTU, 0, Some(Role::Node)),
+    device(
+        UPLINK,
+        ATTACHED | interface::flags::XDP,
+        MTU,
+        0,
+        Some(Role::Node),
+    ),
     device(POD, POD_SIDE, MTU, 0, Some(Role::PodGateway)),
     device(LOCAL, POD_SIDE, MTU, 0, Some(Role::PodGateway)),
     device(
@@ -256,6 +262,9 @@ pub const DEVICES: [Device; 9] = [
     device(DARK, 0, MTU, 0, Some(Role::Node)),
     device(BARE, ATTACHED, MTU, 0, None),
 ];
+
+/// The MAC of [`Role::Router`], the neighbour on [`UPLINK`].
+pub const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 9, 9];
 
 /// The mark of redirected packets.
 pub const MARK: u32 = 0x0800_0000;

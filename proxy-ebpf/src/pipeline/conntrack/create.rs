@@ -10,12 +10,17 @@ use crate::pipeline::parse::{Fragment, Headers, Transport};
 use crate::wire::tcp;
 use crate::{Environment, Family, FlowTable, Insert, Stop, Tables};
 
-/// True for a packet that may start a connection past every frontend and has passed no other
-/// program of ours: a translated packet looks the same.
+/// True for a packet from a place where it has passed no other program of ours: a translated packet
+/// looks like one that starts a connection past every frontend.
 #[inline(always)]
-pub fn starts_directly<F: Family>(headers: &Headers<F>, origin: Origin) -> bool {
+pub fn starts_directly(origin: Origin) -> bool {
     matches!(origin.place, Place::Node | Place::PodSide)
-        && matches!(headers.transport, Transport::Ports)
+}
+
+/// True for a packet that may start a connection.
+#[inline(always)]
+pub fn starts_flow<F: Family>(headers: &Headers<F>) -> bool {
+    matches!(headers.transport, Transport::Ports)
         && !matches!(headers.fragment, Fragment::Later)
         && headers.tcp_flags & (tcp::SYN | tcp::ACK) == start_flags(headers.protocol)
 }
@@ -146,23 +151,34 @@ where
 /// one is removed.
 #[inline(always)]
 fn is_free<F: Family, T: Tables<F>>(tables: &T, config: &Config, entries: &mut Entries<F>) -> bool {
+    gives_way(tables, config, entries, FlowTable::Flows)
+        && gives_way(tables, config, entries, FlowTable::Handshakes)
+}
+
+/// The same in one table. A removal takes a lock, so it is for what is there.
+#[inline(always)]
+fn gives_way<F: Family, T: Tables<F>>(
+    tables: &T,
+    config: &Config,
+    entries: &mut Entries<F>,
+    table: FlowTable,
+) -> bool {
     let Entries {
         other_key,
         other,
         found,
         ..
     } = entries;
-    let taken = find(
-        tables,
-        &config.timeouts,
-        other_key,
-        other.last_seen_secs,
-        found,
-    );
-    if taken.is_some() && found.to != other.to {
+    if !tables.flow(table, other_key, found) {
+        return true;
+    }
+    let (protocol, now) = (other_key.protocol, other.last_seen_secs);
+    if found.tag == other.tag
+        && !expired::<F>(&config.timeouts, found, protocol, now)
+        && found.to != other.to
+    {
         return false;
     }
-    tables.remove_flow(FlowTable::Flows, other_key);
-    tables.remove_flow(FlowTable::Handshakes, other_key);
+    tables.remove_flow(table, other_key);
     true
 }

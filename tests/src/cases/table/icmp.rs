@@ -204,7 +204,7 @@ fn too_big_fragments() -> Vec<Case> {
     let flow = snat(CLIENT_AT, NODE_AT, gateway, backend, [OVERLAY, UPLINK]).udp();
     let fragment = udp(CLIENT_AT, NODE_AT).len(1440).part(0, true);
     let mut narrow = flow;
-    narrow.path.takes_larger = 0;
+    narrow.path.flags = 0;
     let out = fragment.clone().src(gateway).dst(backend);
     let too_big = IcmpKind::TooBig(OVERLAY_MTU as u16);
     vec![

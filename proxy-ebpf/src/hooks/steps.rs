@@ -1,0 +1,309 @@
+//! The steps of the path as subprograms, for every hook that sees packets.
+
+use aya_ebpf::bindings::{__sk_buff, xdp_md};
+
+use proxy_common::Counter;
+
+use super::skb_environment::SkbEnvironment;
+use super::xdp_environment::XdpEnvironment;
+use crate::packet::bpf::SkbPacket;
+use crate::packet::xdp::XdpPacket;
+use crate::pipeline::{Refusal, Step};
+use crate::tables::bpf::{Maps, ScratchMap};
+use crate::wire::ethernet;
+use crate::{Environment, Family, Hook, Packet, Tables, Verdict, pipeline};
+
+/// What the kernel gives a program that runs on a packet.
+pub trait Context<F: Family>: Copy {
+    /// The packet in it.
+    type Packet: Packet;
+    /// The kernel around it.
+    type Environment: Environment<F>;
+
+    /// The packet.
+    ///
+    /// # Safety
+    /// The kernel gave the context to this program run.
+    unsafe fn packet(self) -> Self::Packet;
+
+    /// The environment, at `hook` as number.
+    fn environment(self, hook: u32) -> Self::Environment;
+}
+
+impl<F: Family> Context<F> for *mut __sk_buff {
+    type Packet = SkbPacket;
+    type Environment = SkbEnvironment;
+
+    #[inline(always)]
+    unsafe fn packet(self) -> SkbPacket {
+        // SAFETY: the caller's.
+        unsafe { SkbPacket::new(self, F::VERSION == 6) }
+    }
+
+    #[inline(always)]
+    fn environment(self, hook: u32) -> SkbEnvironment {
+        SkbEnvironment::new(self, hook)
+    }
+}
+
+impl<F: Family> Context<F> for *mut xdp_md {
+    type Packet = XdpPacket;
+    type Environment = XdpEnvironment;
+
+    #[inline(always)]
+    unsafe fn packet(self) -> XdpPacket {
+        // SAFETY: the caller's.
+        unsafe { XdpPacket::new(self) }
+    }
+
+    #[inline(always)]
+    fn environment(self, _hook: u32) -> XdpEnvironment {
+        XdpEnvironment::new(self)
+    }
+}
+
+/// The steps as subprograms: their stack frames do not add up, nor do those of the families.
+macro_rules! subprograms {
+    (
+        $name:ident, $family:ty, $context:ty, $begin:ident, $unreadable:ident, $track:ident, $refresh:ident,
+        $choose:ident, $create:ident, $finish:ident, $answer:ident
+    ) => {
+        struct $name {
+            pub ctx: $context,
+            pub hook: u32,
+            pub l3: u32,
+        }
+
+        impl Steps for $name {
+            #[inline(always)]
+            fn begin(&mut self) -> Step {
+                unpack($begin(self.ctx, self.hook, self.l3))
+            }
+
+            #[inline(always)]
+            fn unreadable(&mut self, reason: Counter) -> Step {
+                unpack($unreadable(
+                    self.ctx,
+                    self.l3,
+                    pack(Step::Unreadable(reason)),
+                ))
+            }
+
+            #[inline(always)]
+            fn track(&mut self) -> Step {
+                unpack($track(self.ctx, self.hook))
+            }
+
+            #[inline(always)]
+            fn refresh(&mut self) -> Step {
+                unpack($refresh(self.ctx, self.hook))
+            }
+
+            #[inline(always)]
+            fn choose(&mut self) -> Step {
+                unpack($choose(self.ctx, self.hook))
+            }
+
+            #[inline(always)]
+            fn create(&mut self) -> Step {
+                unpack($create(self.ctx, self.hook))
+            }
+
+            #[inline(always)]
+            fn finish(&mut self) -> Step {
+                unpack($finish(self.ctx, self.hook))
+            }
+
+            #[inline(always)]
+            fn answer(&mut self, reason: Counter, answer: Answer) -> Step {
+                unpack($answer(
+                    self.ctx,
+                    self.l3,
+                    pack(Step::Answer(reason, answer)),
+                ))
+            }
+        }
+
+        #[inline(never)]
+        fn $begin(ctx: $context, hook: u32, l3: u32) -> u64 {
+            pack(steps::begin::<$family, _>(ctx, hook, l3))
+        }
+
+        #[inline(never)]
+        fn $unreadable(ctx: $context, l3: u32, step: u64) -> u64 {
+            pack(steps::unreadable::<$family, _>(ctx, l3, unpack(step)))
+        }
+
+        #[inline(never)]
+        fn $track(ctx: $context, hook: u32) -> u64 {
+            pack(steps::track::<$family, _>(ctx, hook))
+        }
+
+        #[inline(never)]
+        fn $refresh(ctx: $context, hook: u32) -> u64 {
+            pack(steps::refresh::<$family, _>(ctx, hook))
+        }
+
+        #[inline(never)]
+        fn $choose(ctx: $context, hook: u32) -> u64 {
+            pack(steps::choose::<$family, _>(ctx, hook))
+        }
+
+        #[inline(never)]
+        fn $create(ctx: $context, hook: u32) -> u64 {
+            pack(steps::create::<$family, _>(ctx, hook))
+        }
+
+        #[inline(never)]
+        fn $finish(ctx: $context, hook: u32) -> u64 {
+            pack(steps::finish::<$family, _>(ctx, hook))
+        }
+
+        #[inline(never)]
+        fn $answer(ctx: $context, l3: u32, step: u64) -> u64 {
+            pack(steps::answer::<$family, _>(ctx, l3, unpack(step)))
+        }
+    };
+}
+pub(super) use subprograms;
+
+/// [`pipeline::begin`].
+#[inline(always)]
+pub fn begin<F: ScratchMap, C: Context<F>>(ctx: C, hook: u32, l3: u32) -> Step {
+    let Some(scratch) = F::scratch(hook) else {
+        return NO_SCRATCH;
+    };
+    // SAFETY: the kernel gave the context to this program run.
+    let packet = unsafe { ctx.packet() };
+    // SAFETY: this CPU's element for this hook; nothing else runs at it until the program ends.
+    let scratch = unsafe { &mut *scratch };
+    pipeline::or_stop(pipeline::begin::<F, _>(&packet, scratch, l3_offset(l3)))
+}
+
+/// [`pipeline::unreadable`].
+#[inline(always)]
+pub fn unreadable<F: Family, C: Context<F>>(ctx: C, l3: u32, step: Step) -> Step
+where
+    Maps: Tables<F>,
+{
+    let Step::Unreadable(reason) = step else {
+        return step;
+    };
+    // SAFETY: the kernel gave the context to this program run.
+    let packet = unsafe { ctx.packet() };
+    pipeline::or_stop(pipeline::unreadable::<F, _, _>(
+        &packet,
+        &Maps,
+        l3_offset(l3),
+        reason,
+    ))
+}
+
+/// [`pipeline::track`].
+#[inline(always)]
+pub fn track<F: ScratchMap, C: Context<F>>(ctx: C, hook: u32) -> Step
+where
+    Maps: Tables<F>,
+{
+    let Some(scratch) = F::scratch(hook) else {
+        return NO_SCRATCH;
+    };
+    let env = ctx.environment(hook);
+    // SAFETY: as in `begin`.
+    pipeline::or_stop(pipeline::track::<F, _, _>(&Maps, &env, unsafe {
+        &mut *scratch
+    }))
+}
+
+/// [`pipeline::refresh`].
+#[inline(always)]
+pub fn refresh<F: ScratchMap, C: Context<F>>(ctx: C, hook: u32) -> Step
+where
+    Maps: Tables<F>,
+{
+    let Some(scratch) = F::scratch(hook) else {
+        return NO_SCRATCH;
+    };
+    let env = ctx.environment(hook);
+    // SAFETY: as in `begin`.
+    pipeline::or_stop(pipeline::refresh::<F, _, _>(&Maps, &env, unsafe {
+        &mut *scratch
+    }))
+}
+
+/// [`pipeline::choose`].
+#[inline(always)]
+pub fn choose<F: ScratchMap, C: Context<F>>(ctx: C, hook: u32) -> Step
+where
+    Maps: Tables<F>,
+{
+    let Some(scratch) = F::scratch(hook) else {
+        return NO_SCRATCH;
+    };
+    let env = ctx.environment(hook);
+    // SAFETY: as in `begin`.
+    pipeline::or_stop(pipeline::choose::<F, _, _>(&Maps, &env, unsafe {
+        &mut *scratch
+    }))
+}
+
+/// [`pipeline::create`].
+#[inline(always)]
+pub fn create<F: ScratchMap, C: Context<F>>(ctx: C, hook: u32) -> Step
+where
+    Maps: Tables<F>,
+{
+    let Some(scratch) = F::scratch(hook) else {
+        return NO_SCRATCH;
+    };
+    let env = ctx.environment(hook);
+    // SAFETY: as in `begin`.
+    pipeline::or_stop(pipeline::create::<F, _, _>(&Maps, &env, unsafe {
+        &mut *scratch
+    }))
+}
+
+/// [`pipeline::finish`].
+#[inline(always)]
+pub fn finish<F: ScratchMap, C: Context<F>>(ctx: C, hook: u32) -> Step {
+    let Some(scratch) = F::scratch(hook) else {
+        return NO_SCRATCH;
+    };
+    // SAFETY: the kernel gave the context to this program run.
+    let mut packet = unsafe { ctx.packet() };
+    let env = ctx.environment(hook);
+    // SAFETY: as in `begin`.
+    pipeline::or_stop(pipeline::finish::<F, _, _>(&mut packet, &env, unsafe {
+        &*scratch
+    }))
+}
+
+/// [`pipeline::answer`].
+#[inline(always)]
+pub fn answer<F: Family, C: Context<F>>(ctx: C, l3: u32, step: Step) -> Step
+where
+    Maps: Tables<F>,
+{
+    let Step::Answer(reason, answer) = step else {
+        return step;
+    };
+    // SAFETY: the kernel gave the context to this program run.
+    let mut packet = unsafe { ctx.packet() };
+    // The hook is not asked for.
+    let env = ctx.environment(Hook::Ingress as u32);
+    let refusal = Refusal {
+        l3: l3_offset(l3),
+        reason,
+        answer,
+    };
+    pipeline::answer::<F, _, _, _>(&mut packet, &Maps, &env, refusal)
+}
+
+/// The scratch map has an element for each hook: this never happens.
+const NO_SCRATCH: Step = Step::End(Verdict::Pass, Counter::Unconfigured);
+
+/// One of two constants, so that the verifier knows the offset.
+#[inline(always)]
+fn l3_offset(l3: u32) -> usize {
+    if l3 == 0 { 0 } else { ethernet::LEN }
+}

@@ -1,0 +1,167 @@
+//! XDP in the driver: what it answers itself, what it leaves to tc, and that nothing is lost when it
+//! comes and goes.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use aya::Ebpf;
+use aya::programs::xdp::{Xdp, XdpMode};
+use proxy_common::Counter;
+use proxy_userspace::datapath::load::XDP_PROGRAM;
+use serde_json::Value;
+use tests::cases::kernel;
+use tests::rig::{Client, Rig, Target};
+use tests::rules;
+use tests::topology::addresses::FAMILIES;
+use tests::topology::{Offloads, Variant};
+use tests::traffic::{Plan, SocketKind, StreamPlan};
+
+use Client::Outside;
+use Target::{ClusterIp, NodePort1, NodePort2};
+
+/// Of each path, family and kind of socket.
+const CONNECTIONS: u32 = 300;
+/// Thousands of frames each way.
+const STREAM_BYTES: u64 = 8 << 20;
+
+/// A cluster whose nodes run XDP natively on their uplinks.
+struct World {
+    rig: Rig,
+    /// At the other ends of the uplinks, passing everything: a veth takes frames from XDP only where
+    /// its peer runs a program too.
+    _peers: Ebpf,
+}
+
+impl World {
+    /// A sender that leaves checksums to its device is left to tc (P-10), so offloads are off.
+    fn start() -> Result<Self> {
+        let mut rig = Rig::without_agents(Variant {
+            offloads: Offloads::Off,
+            ..Variant::default()
+        })?;
+        let peers = rig.cluster.net.enter(|| -> Result<Ebpf> {
+            let mut ebpf = kernel::load()?;
+            let program = ebpf.program_mut(XDP_PROGRAM).context(XDP_PROGRAM)?;
+            let program = <&mut Xdp>::try_from(program)?;
+            for port in ["n1", "n2"] {
+                program.attach(port, XdpMode::Driver)?;
+            }
+            Ok(ebpf)
+        })??;
+        rig.start_agents(&["--xdp", "native"])?;
+        Ok(Self { rig, _peers: peers })
+    }
+}
+
+/// Translated packets of n1 by now, and those of them that XDP sent on itself.
+fn translated(rig: &Rig) -> Result<[u64; 2]> {
+    let maps = rig.agents[0].maps()?;
+    let count = |counter: Counter| maps.counter(counter as u32);
+    let [original, reply] = [Counter::OriginalRedirect, Counter::ReplyRedirect].map(count);
+    Ok([original + reply, count(Counter::XdpAnswered)])
+}
+
+/// How n1 runs XDP on its uplink.
+fn mode_of_uplink(status: &Value) -> Result<&Value> {
+    let interfaces = status["interfaces"].as_array().context("interfaces")?;
+    let uplink = interfaces.iter().find(|it| it["name"] == "up0");
+    Ok(&uplink.context("up0")?["xdp"])
+}
+
+#[test]
+fn xdp_sends_to_remote_backends_and_back() -> Result<()> {
+    rules(&["P-10", "S-091"]);
+    let World { mut rig, _peers } = World::start()?;
+    ensure!(*mode_of_uplink(&rig.agents[0].status()?)? == "native");
+    let before = translated(&rig)?;
+    for family in FAMILIES {
+        let to = rig.address(NodePort1("far"), family);
+        for socket in [SocketKind::Tcp, SocketKind::Udp, SocketKind::UdpConnected] {
+            let plan = Plan::new(socket, to).times(CONNECTIONS);
+            let report = rig.client(Outside)?.connect(plan)?;
+            ensure!(report.failed() == 0, "{family:?} {socket:?}: {report:?}");
+            ensure!(report.servers() == ["b", "c"], "{family:?}: {report:?}");
+        }
+        let stream = StreamPlan::new(to, STREAM_BYTES);
+        rig.client(Outside)?.stream(stream)?;
+    }
+    let after = translated(&rig)?;
+    let [all, by_xdp] = [0, 1].map(|index| after[index] - before[index]);
+    println!("{by_xdp} of {all} translated packets were sent on by XDP");
+    ensure!(all > 20_000, "{all}");
+    // The rest taught the kernel its neighbours, or went by tc in turn.
+    ensure!(by_xdp * 100 >= all * 99, "{by_xdp} of {all}");
+    Ok(())
+}
+
+#[test]
+fn xdp_refuses_and_leaves_to_tc_what_it_cannot_do() -> Result<()> {
+    rules(&["P-5", "P-10", "S-104"]);
+    let World { mut rig, _peers } = World::start()?;
+    for family in FAMILIES {
+        // Backends beside the program: the stack has to see these packets.
+        for (target, servers) in [
+            (NodePort1("near"), &["a"][..]),
+            (ClusterIp("near"), &["a"]),
+            (NodePort1("all"), &["a", "b", "c"]),
+            (NodePort2("near"), &["a"]),
+        ] {
+            let to = rig.address(target, family);
+            for socket in [SocketKind::Tcp, SocketKind::Udp] {
+                let plan = Plan::new(socket, to).times(CONNECTIONS);
+                let report = rig.client(Outside)?.connect(plan)?;
+                ensure!(report.failed() == 0, "{target:?} {socket:?}: {report:?}");
+                ensure!(report.servers() == servers, "{target:?}: {report:?}");
+            }
+        }
+        let to = rig.address(NodePort1("empty"), family);
+        let plan = Plan::new(SocketKind::Tcp, to).times(3);
+        let report = rig.client(Outside)?.connect(plan)?;
+        ensure!(
+            report.failures == [("ECONNREFUSED".to_owned(), 3)].into(),
+            "{report:?}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn xdp_comes_and_goes_under_traffic() -> Result<()> {
+    rules(&["P-10", "S-170"]);
+    let World { mut rig, _peers } = World::start()?;
+    let to = rig.address(NodePort1("far"), FAMILIES[0]);
+    let plan = Plan::new(SocketKind::Tcp, to).until_finish();
+    rig.client(Outside)?.begin(plan)?;
+    for (choice, mode) in [
+        ("native", Value::from("native")),
+        ("off", Value::Null),
+        ("generic", "generic".into()),
+        // A veth pair is left alone unless asked for.
+        ("auto", Value::Null),
+        ("native", "native".into()),
+    ] {
+        let agent = &mut rig.agents[0];
+        agent.set("--xdp", choice)?;
+        agent.kill()?;
+        agent.run()?;
+        ensure!(*mode_of_uplink(&agent.status()?)? == mode, "{choice}");
+    }
+    let [_, before] = translated(&rig)?;
+    tests::net::eventually(Duration::from_secs(60), || {
+        ensure!(translated(&rig)?[1] > before, "nothing more by XDP");
+        Ok(())
+    })?;
+    let report = rig.client(Outside)?.finish()?;
+    ensure!(
+        report.failed() == 0 && report.answered() > 100,
+        "{report:?}"
+    );
+    let agent = &mut rig.agents[0];
+    agent.stop()?;
+    agent.cleanup()?;
+    let link = rig.cluster.nodes[0]
+        .netns
+        .run(&["ip", "link", "show", "up0"])?;
+    ensure!(!link.contains("xdp"), "{link}");
+    Ok(())
+}
