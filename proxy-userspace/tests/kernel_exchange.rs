@@ -121,10 +121,15 @@ fn pin_foreign(place: &Place, text: &str) -> Abi {
             sys::map_update(map.as_fd(), &key, &value(&abi, layout)).unwrap();
         }
     }
+    pin_text(&pins, text);
+    abi
+}
+
+/// Pins what a build says of its maps.
+fn pin_text(pins: &Pins, text: &str) {
     let map = sys::map_create(2, [4, text.len() as u32, 1], 0).unwrap();
     sys::map_update(map.as_fd(), &[0; 4], text.as_bytes()).unwrap();
     sys::pin(map.as_fd(), &pins.path(PinKind::Maps, "ABI")).unwrap();
-    abi
 }
 
 /// Every field that both builds know is what it was; the others are zero.
@@ -208,6 +213,8 @@ fn maps_of_other_versions_are_converted() {
         let flows = any_map(&pins, PinKind::Maps, "FLOWS4");
         let (mut datapath, maps) = Datapath::load(&options(&place, sizes(1))).unwrap();
         check_converted(&pins, &theirs);
+        let told = Abi::read(&pins, PinKind::Maps).unwrap();
+        assert_eq!(told, Some(Abi::current()));
         assert_eq!(maps.config().unwrap().abi_version, ABI_VERSION);
         // An old program that runs until it is swapped makes one more flow.
         let [key_layout, value_layout] = theirs.types("FLOWS4").unwrap();
@@ -219,6 +226,31 @@ fn maps_of_other_versions_are_converted() {
         let ours = any_map(&pins, PinKind::Maps, "FLOWS4");
         assert!(sys::map_lookup(ours.fd(), &late, &mut found).unwrap());
         assert!(!pins.folder(PinKind::OldMaps).exists());
+    }
+}
+
+/// A build that had fewer maps was upgraded, and the agent was killed between making the others and
+/// telling of them.
+#[test]
+fn maps_that_the_text_does_not_tell_of_are_adopted() {
+    const LATE: &str = "SOURCE_RANGES4";
+    for factor in [1, 2] {
+        let place = Place::enter();
+        drop(Datapath::load(&options(&place, sizes(1))).unwrap());
+        let pins = Pins::at(place.bpffs());
+        let made = any_map(&pins, PinKind::Maps, LATE).info.id;
+        let lines = OURS.lines().filter(|line| !line.contains(LATE));
+        let text = lines.collect::<Vec<_>>().join("\n");
+        pins.remove(PinKind::Maps, "ABI").unwrap();
+        pin_text(&pins, &text);
+        pins.remove(PinKind::Programs, "BUILD").unwrap();
+
+        drop(Datapath::load(&options(&place, sizes(factor))).unwrap());
+        let info = any_map(&pins, PinKind::Maps, LATE).info;
+        assert_eq!(info.id == made, factor == 1);
+        assert_eq!(info.max_entries, sizes(factor).source_ranges);
+        let told = Abi::read(&pins, PinKind::Maps).unwrap();
+        assert_eq!(told, Some(Abi::current()));
     }
 }
 

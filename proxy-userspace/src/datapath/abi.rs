@@ -139,6 +139,19 @@ impl Abi {
         abi
     }
 
+    /// With the maps and layouts of another one that it does not tell of.
+    pub fn completed(mut self, by: &Self) -> Self {
+        for (name, layout) in &by.layouts {
+            let ours = self.layouts.entry(name.clone());
+            ours.or_insert_with(|| layout.clone());
+        }
+        for (name, types) in &by.maps {
+            let ours = self.maps.entry(name.clone());
+            ours.or_insert_with(|| types.clone());
+        }
+        self
+    }
+
     /// Reads what lies beside pinned maps; `None` where nothing does.
     pub fn read(pins: &Pins, kind: PinKind) -> Result<Option<Self>, PinError> {
         let Some(map) = pins.open(kind, ABI_MAP)? else {

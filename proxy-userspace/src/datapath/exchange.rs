@@ -66,7 +66,8 @@ pub fn plan(pins: &Pins, sizes: &MapSizes) -> Result<Wanted, LoadError> {
             .into());
         }
     }
-    let theirs = pinned.unwrap_or_else(|| ours.clone());
+    // Maps that nothing tells of are ours: an agent was killed between making and telling of them.
+    let theirs = pinned.map_or_else(|| ours.clone(), |theirs| theirs.completed(&ours));
     let mut wanted = Wanted {
         specs: catalog(sizes),
         kind: PinKind::Maps,
@@ -162,7 +163,8 @@ impl Wanted {
     /// Fills the maps that were made, and lets them take the place of the pinned ones.
     pub fn commit(&mut self, pins: &Pins) -> Result<(), LoadError> {
         if self.changed.is_empty() {
-            if !pins.path(PinKind::Maps, super::abi::ABI_MAP).exists() {
+            // Maps that an earlier version did not have came to those that it made.
+            if Abi::read(pins, PinKind::Maps)? != Some(Abi::current()) {
                 Abi::pin(pins, PinKind::Maps)?;
             }
             return Ok(());
