@@ -67,8 +67,10 @@ pub const LAYOUTS: &[Layout] = &[
     layout!("AffinityEntry", AffinityEntry: generation last_used_secs tag backend),
     #[cfg(not(feature = "other-abi"))]
     layout!("AffinityEntry", AffinityEntry: backend generation last_used_secs tag),
+    layout!("BackendCounts", BackendCounts: connections),
     layout!("Config", Config: host_netns_cookie abi_version hz flags redirect_mark snat_ports detect_local timeouts answers_per_sec v4 v6),
     layout!("FragmentPorts", FragmentPorts: sport dport),
+    layout!("FrontendCounts", FrontendCounts: connections refused dropped),
     layout!("Interface", Interface: flags mtu bridge mac pad addr4 addr6),
     layout!("NextHop", NextHop: dst src),
     layout!("Path", Path: kind flags mtu ifindex),

@@ -3,10 +3,10 @@
 /// Prefixes of one family around ServiceCIDRs and ClusterIPs; more of these are put together.
 pub const SERVICE_CIDRS_MAX: usize = 4;
 
-/// Elements of FRONTENDS{4,6} and entries of FRONTEND_IDS{4,6} by default. A further frontend is
-/// not programmed, counted and reported on its Service.
+/// Elements of FRONTENDS{4,6}, FRONTEND_COUNTS{4,6} and entries of FRONTEND_IDS{4,6} by default. A
+/// further frontend is not programmed, counted and reported on its Service.
 pub const FRONTENDS_DEFAULT: u32 = 1 << 16;
-/// Elements of BACKENDS{4,6} by default. A further backend: as above.
+/// Elements of BACKENDS{4,6} and BACKEND_COUNTS{4,6} by default. A further backend: as above.
 pub const BACKENDS_DEFAULT: u32 = 1 << 18;
 /// Elements of SLOTS by default. A region that does not fit: as above.
 pub const SLOTS_DEFAULT: u32 = 1 << 20;

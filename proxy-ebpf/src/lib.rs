@@ -5,6 +5,7 @@
 //! [`socket`] is the same decision on a socket address. Both reach the world only through three
 //! traits: [`Packet`], [`Tables`] and [`Environment`].
 #![cfg_attr(target_arch = "bpf", no_std)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod answer;
 pub mod environment;

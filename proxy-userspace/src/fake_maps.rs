@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use proxy_common::interface::Interface;
 use proxy_common::{
-    Addr4, Addr6, Backend, ClusterIpKey, Config, Frontend, FrontendKey, RegionHeader,
-    SourceRangeKey, Word,
+    Addr4, Addr6, Backend, BackendCounts, BackendState, Be16, ClusterIpKey, Config, Frontend,
+    FrontendCounts, FrontendKey, RegionHeader, SourceRangeKey, Word,
 };
 
 use crate::family::{IpFamily, Prefix};
@@ -53,6 +53,9 @@ struct FakeFamily<A: IpFamily> {
     node_addresses: BTreeMap<A, u32>,
     cluster_ips: BTreeMap<Prefix<A>, u32>,
     source_ranges: BTreeMap<(u32, Prefix<A>), ()>,
+    /// Whose counts an element has, as if there was a connection as soon as it could be.
+    frontend_counts: BTreeMap<u32, FrontendKey<A>>,
+    backend_counts: BTreeMap<u32, (A, Be16)>,
 }
 
 impl<A: IpFamily> Default for FakeFamily<A> {
@@ -64,6 +67,8 @@ impl<A: IpFamily> Default for FakeFamily<A> {
             node_addresses: BTreeMap::new(),
             cluster_ips: BTreeMap::new(),
             source_ranges: BTreeMap::new(),
+            frontend_counts: BTreeMap::new(),
+            backend_counts: BTreeMap::new(),
         }
     }
 }
@@ -190,14 +195,22 @@ macro_rules! family {
             fn publish(&mut self, id: u32, word: u64) -> MapResult {
                 self.write("FRONTENDS")?;
                 let frontend = self.$field.frontends.get_mut(&id);
-                let old = frontend.map(|found| std::mem::replace(&mut found.word, word));
-                self.note_word(old.expect("written before"), word);
+                let frontend = frontend.expect("written before");
+                let (key, old) = (frontend.key, std::mem::replace(&mut frontend.word, word));
+                if word != 0 {
+                    self.$field.frontend_counts.entry(id).or_insert(key);
+                }
+                self.note_word(old, word);
                 Ok(())
             }
 
             fn write_backend(&mut self, id: u32, backend: &Backend<$addr>) -> MapResult {
                 self.write("BACKENDS")?;
                 assert!(id > 0 && id < self.capacity.backends, "backend id {id}");
+                if backend.state != BackendState::Free as u8 {
+                    let endpoint = (backend.addr, backend.port);
+                    self.$field.backend_counts.entry(id).or_insert(endpoint);
+                }
                 self.$field.backends.insert(id, *backend);
                 Ok(())
             }
@@ -302,6 +315,22 @@ macro_rules! family {
                     addr: range.addr,
                 })
                 .collect()
+            }
+
+            fn forget_frontend_counts(&mut self, id: u32) {
+                self.$field.frontend_counts.remove(&id);
+            }
+
+            fn forget_backend_counts(&mut self, id: u32) {
+                self.$field.backend_counts.remove(&id);
+            }
+
+            fn frontend_counts(&self, _id: u32) -> FrontendCounts {
+                FrontendCounts::default()
+            }
+
+            fn backend_counts(&self, _id: u32) -> BackendCounts {
+                BackendCounts::default()
             }
         }
     };

@@ -5,7 +5,8 @@
 
 use proxy_common::interface::Interface;
 use proxy_common::{
-    Addr4, Addr6, Address, Backend, ClusterIpKey, Config, Frontend, FrontendKey, SourceRangeKey,
+    Addr4, Addr6, Address, Backend, BackendCounts, ClusterIpKey, Config, Frontend, FrontendCounts,
+    FrontendKey, SourceRangeKey,
 };
 
 /// A write that did not happen.
@@ -70,6 +71,15 @@ pub trait FamilyMaps<A: Address> {
     fn cluster_ips(&self) -> Vec<(ClusterIpKey<A>, u32)>;
     /// All of SOURCE_RANGES.
     fn source_ranges(&self) -> Vec<SourceRangeKey<A>>;
+
+    /// FRONTEND_COUNTS: the id is about to be somebody else's. Not a write that anything waits for.
+    fn forget_frontend_counts(&mut self, id: u32);
+    /// BACKEND_COUNTS: as above.
+    fn forget_backend_counts(&mut self, id: u32);
+    /// One element of FRONTEND_COUNTS.
+    fn frontend_counts(&self, id: u32) -> FrontendCounts;
+    /// One element of BACKEND_COUNTS.
+    fn backend_counts(&self, id: u32) -> BackendCounts;
 }
 
 /// Sizes of the arrays that ids and regions are allocated in.

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use proxy_common::{Counter, FrontendCounts};
 use proxy_ebpf::{V4, V6};
 use tests::cases::table::table;
-use tests::cases::{host, xdp};
+use tests::cases::world::CaseFamily;
+use tests::cases::{Case, host, xdp};
 use tests::rules;
 
 #[test]
@@ -41,9 +43,56 @@ fn every_case_has_a_name_and_a_rule() {
     }
 }
 
+/// What a case counts for its frontends and backends follows from its reason.
+fn counts_follow<F: CaseFamily>(case: &Case) {
+    use proxy_common::Counter::*;
+    let (outcome, tables) = host::run::<F>(case, 1, host::NOW);
+    let written = tables.written.borrow();
+    let sum = |count: fn(&FrontendCounts) -> u64| {
+        let counts = written.frontend_counts.values();
+        counts.map(count).sum::<u64>()
+    };
+    let counted = |reasons: &[Counter]| {
+        let counts = reasons.iter().filter_map(|it| outcome.counters.get(it));
+        counts.sum::<u64>()
+    };
+    let to_backends: u64 = written
+        .backend_counts
+        .values()
+        .map(|it| it.connections)
+        .sum();
+    let name = format!("{} ({})", case.name, F::NAME);
+    assert_eq!(sum(|it| it.connections), counted(&[NewFlow]), "{name}");
+    assert_eq!(to_backends, counted(&[NewFlow]), "{name}");
+    // A reset is refused without an answer; what was to be refused or dropped is counted whether or
+    // not its sender hears of it, and some of it is no frontend's.
+    let (dropped, refused) = (sum(|it| it.dropped), sum(|it| it.refused));
+    let of_drops = counted(&[NoLocalEndpoint, SourceRange, BackendGone]);
+    let of_refusals = counted(&[RejectNoEndpoint]);
+    let all = of_drops + of_refusals + counted(&[RejectMidStream]);
+    let silent = counted(&[AnswerLimited, AnswerSuppressed, FrontendFragment]);
+    assert!(dropped >= of_drops && refused >= of_refusals, "{name}");
+    assert!(
+        (all..=all + silent).contains(&(dropped + refused)),
+        "{name}"
+    );
+}
+
+#[test]
+fn every_connection_is_counted_once_for_its_frontend() {
+    for case in &table() {
+        if case.holds_for::<V4>() {
+            counts_follow::<V4>(case);
+        }
+        if case.holds_for::<V6>() {
+            counts_follow::<V6>(case);
+        }
+    }
+}
+
 #[test]
 fn the_cases_reach_every_counter_of_the_packet_path() {
-    use proxy_common::Counter::{self, *};
+    use proxy_common::Counter::*;
     // Nothing leads there in one packet, or not without a kernel that fails, or not by tc.
     let others = [
         NewFlowLost,

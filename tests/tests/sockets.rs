@@ -66,8 +66,8 @@ impl<F: CaseFamily> Process<F> {
         change(&mut asked);
         match dial(&self.tables, self, &asked) {
             Outcome::Leave => Answer::Leave,
-            Outcome::Refuse => Answer::Refuse,
-            Outcome::Drop => Answer::Drop,
+            Outcome::Refuse(_) => Answer::Refuse,
+            Outcome::Drop(_) => Answer::Drop,
             Outcome::Translate(addr, port) => {
                 assert_eq!(port, Be16::new(TARGET));
                 let roles = [Role::LocalBackend, Role::RemoteBackend, Role::Node];

@@ -204,8 +204,20 @@ where
                 });
                 ALLOW
             }
-            Outcome::Refuse => refuse(asked.protocol, call),
-            Outcome::Drop => drop_call(asked.protocol),
+            Outcome::Refuse(frontend) => {
+                let result = refuse(asked.protocol, call);
+                if result == DENY {
+                    Tables::<F>::count_refused(&Maps, frontend);
+                }
+                result
+            }
+            Outcome::Drop(frontend) => {
+                let result = drop_call(asked.protocol);
+                if result == DENY {
+                    Tables::<F>::count_dropped(&Maps, frontend);
+                }
+                result
+            }
         }
     }
 }

@@ -221,10 +221,11 @@ where
     frontend::may_start(tables, env, headers)?;
     match frontend::find(tables, config, headers) {
         Ok(frontend) => {
-            frontend::admit(tables, env, headers, &frontend)?;
             let origin = frontend::origin(tables, env, config, headers);
             let asked = (&frontend, origin, Takers::of(origin));
-            scratch.choice = select::select(tables, env, config, headers, asked)?;
+            let chosen = frontend::admit(tables, env, headers, &frontend)
+                .and_then(|()| select::select(tables, env, config, headers, asked));
+            scratch.choice = chosen.inspect_err(|stop| tables.count_stop(frontend.id, stop))?;
         }
         // Not to a frontend: ours only if its answers would be taken for those of a flow.
         Err(stop @ Stop::Pass(Counter::NotFrontend)) => {

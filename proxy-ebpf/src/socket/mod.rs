@@ -77,10 +77,10 @@ pub enum Outcome<F: Family> {
     Leave,
     /// The socket talks to this backend.
     Translate(F::Addr, Be16),
-    /// ECONNREFUSED.
-    Refuse,
-    /// Nobody hears of it: what the packet path would drop.
-    Drop,
+    /// ECONNREFUSED, by this frontend.
+    Refuse(u32),
+    /// Nobody hears of it: what the packet path would drop, by this frontend.
+    Drop(u32),
 }
 
 /// What the hook may translate.
@@ -118,14 +118,17 @@ where
         tables.count(Counter::SocketSteppedAside);
         return Outcome::Leave;
     }
-    let (entry, backend) = match bound(tables, dial) {
-        Some(chosen) => chosen,
+    let (is_new, (entry, backend)) = match bound(tables, dial) {
+        Some(chosen) => (false, chosen),
         None => match choose(tables, env, config, dial, (&found, scope)) {
-            Ok(chosen) => chosen,
-            Err(stop) => return unserved(tables, dial, scope, stop),
+            Ok(chosen) => (true, chosen),
+            Err(stop) => return unserved(tables, dial, (found.id, scope), stop),
         },
     };
     if serves(tables, env, dial, scope, &backend) {
+        if is_new {
+            tables.count_connection(found.id, entry.backend);
+        }
         return translate(tables, dial, entry);
     }
     remember_choice(tables, dial, &entry);
@@ -138,12 +141,14 @@ where
 fn unserved<F: Family, T: Tables<F>>(
     tables: &T,
     dial: &Dial<F>,
-    scope: Scope,
+    (frontend, scope): (u32, Scope),
     stop: Stop,
 ) -> Outcome<F> {
     match stopped(stop, &dial.addr) {
-        Stop::Reject(..) if !matches!(scope, Scope::OwnBackends) => return Outcome::Refuse,
-        Stop::Drop(_) if matches!(scope, Scope::DialedOwn) => return Outcome::Drop,
+        Stop::Reject(..) if !matches!(scope, Scope::OwnBackends) => {
+            return Outcome::Refuse(frontend);
+        }
+        Stop::Drop(_) if matches!(scope, Scope::DialedOwn) => return Outcome::Drop(frontend),
         Stop::Reject(..) | Stop::Drop(_) | Stop::Pass(_) => {}
     }
     tables.count(Counter::SocketSteppedAside);

@@ -1,5 +1,7 @@
 //! The BPF maps.
 
+mod counts;
+
 use core::ptr;
 
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
@@ -7,8 +9,10 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use proxy_common::port_filter::{PORT_FILTER_LEN, bit, index};
-use proxy_common::reasons::COUNTERS_LEN;
 use proxy_common::*;
+
+pub use counts::count;
+use counts::may_answer;
 
 use super::flows::FlowTables as _;
 use super::{FlowTable, FrontendRead, Insert, Sighting, Tables};
@@ -25,20 +29,7 @@ static PORT_FILTER: Array<u64> = Array::with_max_entries(PORT_FILTER_LEN, MMAPAB
 #[map]
 static SLOTS: Array<u64> = Array::with_max_entries(SLOTS_DEFAULT, MMAPABLE);
 #[map]
-static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS_LEN, 0);
-#[map]
 static INTERFACES: HashMap<u32, Interface> = HashMap::with_max_entries(INTERFACES_MAX, NO_PREALLOC);
-
-/// The answers of one CPU in one second.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Answers {
-    second: u32,
-    count: u32,
-}
-
-#[map]
-static ANSWERS: PerCpuArray<Answers> = PerCpuArray::with_max_entries(1, 0);
 
 /// Data of a SOURCE_RANGES key behind the prefix length.
 #[repr(C)]
@@ -85,7 +76,8 @@ impl ScratchMap for V6 {
 macro_rules! family {
     (
         $family:ty, $addr:ty, $frontend_ids:ident, $frontends:ident, $backends:ident,
-        $node_addresses:ident, $cluster_ips:ident, $source_ranges:ident, $fragments:ident
+        $node_addresses:ident, $cluster_ips:ident, $source_ranges:ident, $fragments:ident,
+        $frontend_counts:ident, $backend_counts:ident
     ) => {
         #[map]
         static $frontend_ids: HashMap<FrontendKey<$addr>, u32> =
@@ -108,6 +100,12 @@ macro_rules! family {
         #[map]
         static $fragments: LruHashMap<FragmentKey<$addr>, FragmentPorts> =
             LruHashMap::with_max_entries(FRAGMENTS_MAX, 0);
+        #[map]
+        static $frontend_counts: Array<FrontendCounts> =
+            Array::with_max_entries(FRONTENDS_DEFAULT, MMAPABLE);
+        #[map]
+        static $backend_counts: Array<BackendCounts> =
+            Array::with_max_entries(BACKENDS_DEFAULT, MMAPABLE);
 
         impl Tables<$family> for Maps {
             #[inline(always)]
@@ -287,6 +285,22 @@ macro_rules! family {
             fn count(&self, counter: Counter) {
                 count(counter);
             }
+
+            #[inline(always)]
+            fn count_connection(&self, frontend: u32, backend: u32) {
+                counts::connection(&$frontend_counts, frontend);
+                counts::to_backend(&$backend_counts, backend);
+            }
+
+            #[inline(always)]
+            fn count_refused(&self, frontend: u32) {
+                counts::refused(&$frontend_counts, frontend);
+            }
+
+            #[inline(always)]
+            fn count_dropped(&self, frontend: u32) {
+                counts::dropped(&$frontend_counts, frontend);
+            }
         }
     };
 }
@@ -300,7 +314,9 @@ family!(
     NODE_ADDRESSES4,
     CLUSTER_IPS4,
     SOURCE_RANGES4,
-    FRAGMENTS4
+    FRAGMENTS4,
+    FRONTEND_COUNTS4,
+    BACKEND_COUNTS4
 );
 family!(
     V6,
@@ -311,7 +327,9 @@ family!(
     NODE_ADDRESSES6,
     CLUSTER_IPS6,
     SOURCE_RANGES6,
-    FRAGMENTS6
+    FRAGMENTS6,
+    FRONTEND_COUNTS6,
+    BACKEND_COUNTS6
 );
 
 /// The agent's configuration, or `None` before it is written.
@@ -320,31 +338,4 @@ pub fn config() -> Option<&'static Config> {
     CONFIG
         .get(0)
         .filter(|config| config.abi_version == ABI_VERSION)
-}
-
-/// One more.
-#[inline(always)]
-pub fn count(counter: Counter) {
-    if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
-        // SAFETY: this CPU's element; programs do not interrupt each other at these hooks, and a
-        // lost count changes nothing.
-        unsafe { *value += 1 };
-    }
-}
-
-/// True for the first `limit` calls in the second `now` on this CPU.
-#[inline(always)]
-fn may_answer(now: u32, limit: u32) -> bool {
-    let Some(answers) = ANSWERS.get_ptr_mut(0) else {
-        return false;
-    };
-    // SAFETY: this CPU's element, as for counters.
-    unsafe {
-        if (*answers).second != now {
-            (*answers).second = now;
-            (*answers).count = 0;
-        }
-        (*answers).count += 1;
-        (*answers).count <= limit
-    }
 }

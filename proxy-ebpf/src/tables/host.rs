@@ -56,6 +56,10 @@ pub struct Written<F: Family> {
     pub sockets: BTreeMap<Vec<u8>, SocketEntry<F::Addr>>,
     /// COUNTERS.
     pub counters: BTreeMap<Counter, u64>,
+    /// FRONTEND_COUNTS.
+    pub frontend_counts: BTreeMap<u32, FrontendCounts>,
+    /// BACKEND_COUNTS.
+    pub backend_counts: BTreeMap<u32, BackendCounts>,
 }
 
 impl<F: Family> Default for Written<F> {
@@ -68,6 +72,8 @@ impl<F: Family> Default for Written<F> {
             answers: (0, 0),
             sockets: BTreeMap::new(),
             counters: BTreeMap::new(),
+            frontend_counts: BTreeMap::new(),
+            backend_counts: BTreeMap::new(),
         }
     }
 }
@@ -272,5 +278,26 @@ impl<F: Family> Tables<F> for HostTables<F> {
             .counters
             .entry(counter)
             .or_default() += 1;
+    }
+
+    fn count_connection(&self, frontend: u32, backend: u32) {
+        let mut written = self.written.borrow_mut();
+        let counts = written.frontend_counts.entry(frontend).or_default();
+        counts.connections += 1;
+        written
+            .backend_counts
+            .entry(backend)
+            .or_default()
+            .connections += 1;
+    }
+
+    fn count_refused(&self, frontend: u32) {
+        let counts = &mut self.written.borrow_mut().frontend_counts;
+        counts.entry(frontend).or_default().refused += 1;
+    }
+
+    fn count_dropped(&self, frontend: u32) {
+        let counts = &mut self.written.borrow_mut().frontend_counts;
+        counts.entry(frontend).or_default().dropped += 1;
     }
 }

@@ -15,7 +15,7 @@ use proxy_common::{
     FragmentPorts, FrontendKey, Interface, Side, SocketEntry, SocketKey,
 };
 
-use crate::Family;
+use crate::{Family, Stop};
 
 /// Which of the two flow tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -121,4 +121,19 @@ pub trait Tables<F: Family> {
     fn insert_socket(&self, key: &SocketKey<F::Addr>, value: &SocketEntry<F::Addr>);
     /// COUNTERS: one more.
     fn count(&self, counter: Counter);
+    /// FRONTEND_COUNTS and BACKEND_COUNTS: a connection begins.
+    fn count_connection(&self, frontend: u32, backend: u32);
+    /// FRONTEND_COUNTS: one is refused.
+    fn count_refused(&self, frontend: u32);
+    /// FRONTEND_COUNTS: one is dropped.
+    fn count_dropped(&self, frontend: u32);
+    /// FRONTEND_COUNTS: one ends here. A pass is neither refused nor dropped.
+    #[inline(always)]
+    fn count_stop(&self, frontend: u32, stop: &Stop) {
+        match stop {
+            Stop::Reject(..) => self.count_refused(frontend),
+            Stop::Drop(_) => self.count_dropped(frontend),
+            Stop::Pass(_) => {}
+        }
+    }
 }

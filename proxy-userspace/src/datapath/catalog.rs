@@ -3,19 +3,19 @@
 
 use proxy_common::{
     AFFINITY_DEFAULT, Addr4, Addr6, Address, AffinityEntry, AffinityKey, BACKENDS_DEFAULT, Backend,
-    CLUSTER_IPS_DEFAULT, ClusterIpKey, Config, Connection, FLOWS_DEFAULT, FRAGMENTS_MAX,
-    FRONTENDS_DEFAULT, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey,
-    HANDSHAKES_DEFAULT, INTERFACES_MAX, Interface, NODE_ADDRESSES_MAX, SLOTS_DEFAULT,
-    SOCKETS_DEFAULT, SOURCE_RANGES_DEFAULT, SocketEntry, SocketKey, SourceRangeKey, port_filter,
-    reasons,
+    BackendCounts, CLUSTER_IPS_DEFAULT, ClusterIpKey, Config, Connection, FLOWS_DEFAULT,
+    FRAGMENTS_MAX, FRONTENDS_DEFAULT, FlowKey, FragmentKey, FragmentPorts, Frontend,
+    FrontendCounts, FrontendKey, HANDSHAKES_DEFAULT, INTERFACES_MAX, Interface, NODE_ADDRESSES_MAX,
+    SLOTS_DEFAULT, SOCKETS_DEFAULT, SOURCE_RANGES_DEFAULT, SocketEntry, SocketKey, SourceRangeKey,
+    port_filter, reasons,
 };
 
 /// Sizes of the maps whose size is a matter of taste. A pinned map keeps its size.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MapSizes {
-    /// FRONTENDS and FRONTEND_IDS.
+    /// FRONTENDS, FRONTEND_IDS and FRONTEND_COUNTS.
     pub frontends: u32,
-    /// BACKENDS.
+    /// BACKENDS and BACKEND_COUNTS.
     pub backends: u32,
     /// SLOTS.
     pub slots: u32,
@@ -145,6 +145,10 @@ pub struct FamilyNames {
     pub fragments: &'static str,
     /// SOCKETS.
     pub sockets: &'static str,
+    /// FRONTEND_COUNTS.
+    pub frontend_counts: &'static str,
+    /// BACKEND_COUNTS.
+    pub backend_counts: &'static str,
 }
 
 /// Names of the IPv4 maps.
@@ -160,6 +164,8 @@ pub static NAMES4: FamilyNames = FamilyNames {
     affinity: "AFFINITY4",
     fragments: "FRAGMENTS4",
     sockets: "SOCKETS4",
+    frontend_counts: "FRONTEND_COUNTS4",
+    backend_counts: "BACKEND_COUNTS4",
 };
 
 /// Names of the IPv6 maps.
@@ -175,6 +181,8 @@ pub static NAMES6: FamilyNames = FamilyNames {
     affinity: "AFFINITY6",
     fragments: "FRAGMENTS6",
     sockets: "SOCKETS6",
+    frontend_counts: "FRONTEND_COUNTS6",
+    backend_counts: "BACKEND_COUNTS6",
 };
 
 fn family<A: Address>(sizes: &MapSizes, names: &FamilyNames, maps: &mut Vec<MapSpec>) {
@@ -232,5 +240,14 @@ fn family<A: Address>(sizes: &MapSizes, names: &FamilyNames, maps: &mut Vec<MapS
             LruHash,
             sizes.sockets
         ),
+    ]);
+    counts(sizes, names, maps);
+}
+
+fn counts(sizes: &MapSizes, names: &FamilyNames, maps: &mut Vec<MapSpec>) {
+    let (frontends, backends) = (names.frontend_counts, names.backend_counts);
+    maps.extend([
+        spec!(u32, FrontendCounts, frontends, Array, sizes.frontends),
+        spec!(u32, BackendCounts, backends, Array, sizes.backends),
     ]);
 }

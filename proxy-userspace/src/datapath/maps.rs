@@ -1,139 +1,19 @@
-//! The kernel's maps behind the trait [`Maps`]: hashes by system call, arrays by mapped memory.
+//! The kernel's maps behind the trait [`Maps`].
 
-use std::io;
-use std::marker::PhantomData;
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use bytemuck::Pod;
 use proxy_common::interface::Interface;
 use proxy_common::{
-    Addr4, Addr6, Address, Backend, ClusterIpKey, Config, Frontend, FrontendKey, SourceRangeKey,
+    Addr4, Addr6, Address, Backend, BackendCounts, ClusterIpKey, Config, Frontend, FrontendCounts,
+    FrontendKey, SourceRangeKey,
 };
 
 use super::catalog::{FamilyNames, NAMES4, NAMES6};
-use super::mmap::MappedArray;
+use super::containers::{KernelArray, KernelHash};
 use super::pin::{PinError, Pins};
 use super::sys;
 use super::writes::WriteCounter;
-use crate::maps::{Capacity, FamilyMaps, MapError, MapResult, Maps};
-
-/// A hash or trie in the kernel.
-#[derive(Debug)]
-pub(super) struct KernelHash<K, V> {
-    name: &'static str,
-    limit: u32,
-    fd: OwnedFd,
-    types: PhantomData<(K, V)>,
-}
-
-impl<K: Pod, V: Pod> KernelHash<K, V> {
-    pub(super) fn open(pins: &Pins, name: &'static str) -> Result<Self, PinError> {
-        let (fd, info) = pins.map(name)?;
-        pins.check_sizes(name, &info, [size_of::<K>(), size_of::<V>()])?;
-        Ok(Self {
-            name,
-            limit: info.max_entries,
-            fd,
-            types: PhantomData,
-        })
-    }
-
-    fn insert(&mut self, key: &K, value: &V) -> MapResult {
-        let (key, value) = (bytemuck::bytes_of(key), bytemuck::bytes_of(value));
-        sys::map_update(self.fd.as_fd(), key, value).map_err(|source| {
-            match source.raw_os_error() {
-                // A hash says E2BIG, a trie ENOSPC.
-                Some(libc::E2BIG | libc::ENOSPC) => MapError::Full {
-                    map: self.name,
-                    limit: self.limit,
-                },
-                _ => self.failed(source),
-            }
-        })
-    }
-
-    fn remove(&mut self, key: &K) -> MapResult {
-        sys::map_delete(self.fd.as_fd(), bytemuck::bytes_of(key))
-            .map_err(|source| self.failed(source))
-    }
-
-    fn get(&self, key: &K) -> Option<V> {
-        let mut value = V::zeroed();
-        let bytes = bytemuck::bytes_of_mut(&mut value);
-        let found = sys::map_lookup(self.fd.as_fd(), bytemuck::bytes_of(key), bytes);
-        matches!(found, Ok(true)).then_some(value)
-    }
-
-    fn keys(&self) -> Vec<K> {
-        let mut keys: Vec<K> = Vec::new();
-        let mut next = K::zeroed();
-        // We are the only writer, so no key that we stand on vanishes and restarts the walk; the
-        // bound only guards against a foreign hand in the map.
-        while keys.len() < self.limit as usize {
-            let current = keys.last().map(bytemuck::bytes_of);
-            let bytes = bytemuck::bytes_of_mut(&mut next);
-            if !matches!(sys::map_next_key(self.fd.as_fd(), current, bytes), Ok(true)) {
-                break;
-            }
-            keys.push(next);
-        }
-        keys
-    }
-
-    pub(super) fn entries(&self) -> Vec<(K, V)> {
-        let keys = self.keys().into_iter();
-        keys.filter_map(|key| Some((key, self.get(&key)?)))
-            .collect()
-    }
-
-    fn failed(&self, source: io::Error) -> MapError {
-        MapError::Write {
-            map: self.name,
-            source,
-        }
-    }
-}
-
-/// A mapped array with its name.
-#[derive(Debug)]
-pub(super) struct KernelArray<T> {
-    name: &'static str,
-    elements: MappedArray<T>,
-}
-
-impl<T: Pod> KernelArray<T> {
-    pub(super) fn open(pins: &Pins, name: &'static str) -> Result<Self, PinError> {
-        let (fd, info) = pins.map(name)?;
-        pins.check_sizes(name, &info, [size_of::<u32>(), size_of::<T>()])?;
-        let elements = MappedArray::new(fd.as_fd(), info.max_entries)
-            .map_err(|source| PinError::Map { name, source })?;
-        Ok(Self { name, elements })
-    }
-
-    pub(super) fn read(&self, index: u32) -> Option<T> {
-        self.elements.read(index)
-    }
-
-    fn done(&self, written: bool) -> MapResult {
-        match written {
-            true => Ok(()),
-            false => Err(MapError::Full {
-                map: self.name,
-                limit: self.elements.len(),
-            }),
-        }
-    }
-
-    fn write(&mut self, index: u32, element: &T) -> MapResult {
-        let written = self.elements.write(index, element);
-        self.done(written)
-    }
-
-    fn publish(&mut self, index: u32, word: u64) -> MapResult {
-        let written = self.elements.publish(index, word);
-        self.done(written)
-    }
-}
+use crate::maps::{Capacity, FamilyMaps, MapResult, Maps};
 
 /// The maps of one family.
 #[derive(Debug)]
@@ -144,6 +24,8 @@ struct KernelFamily<A: Address> {
     node_addresses: KernelHash<A, u32>,
     cluster_ips: KernelHash<ClusterIpKey<A>, u32>,
     source_ranges: KernelHash<SourceRangeKey<A>, u32>,
+    frontend_counts: KernelArray<FrontendCounts>,
+    backend_counts: KernelArray<BackendCounts>,
 }
 
 impl<A: Address> KernelFamily<A> {
@@ -155,12 +37,16 @@ impl<A: Address> KernelFamily<A> {
             node_addresses: KernelHash::open(pins, names.node_addresses)?,
             cluster_ips: KernelHash::open(pins, names.cluster_ips)?,
             source_ranges: KernelHash::open(pins, names.source_ranges)?,
+            frontend_counts: KernelArray::open(pins, names.frontend_counts)?,
+            backend_counts: KernelArray::open(pins, names.backend_counts)?,
         })
     }
 
     fn rest(&mut self) {
         self.frontends.elements.unmap();
         self.backends.elements.unmap();
+        self.frontend_counts.elements.unmap();
+        self.backend_counts.elements.unmap();
     }
 }
 
@@ -321,6 +207,20 @@ where
     }
     fn source_ranges(&self) -> Vec<SourceRangeKey<A>> {
         self.family().source_ranges.keys()
+    }
+    fn forget_frontend_counts(&mut self, id: u32) {
+        self.family_mut().frontend_counts.zero(id);
+    }
+    fn forget_backend_counts(&mut self, id: u32) {
+        self.family_mut().backend_counts.zero(id);
+    }
+    fn frontend_counts(&self, id: u32) -> FrontendCounts {
+        let counts = self.family().frontend_counts.read(id);
+        counts.unwrap_or_default()
+    }
+    fn backend_counts(&self, id: u32) -> BackendCounts {
+        let counts = self.family().backend_counts.read(id);
+        counts.unwrap_or_default()
     }
 }
 

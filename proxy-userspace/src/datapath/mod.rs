@@ -11,6 +11,7 @@ pub mod catalog;
 pub mod cgroup;
 mod clsact;
 pub mod conntrack_sysctls;
+mod containers;
 pub mod elements;
 pub mod environment;
 mod exchange;

@@ -23,7 +23,7 @@ use proxy_common::{Addr4, Addr6, Backend, SocketEntry, SocketKey, protocol};
 pub use self::diag::can_destroy;
 use self::diag::{Diag, Peer};
 use super::catalog::{FamilyNames, NAMES4, NAMES6};
-use super::maps::{KernelArray, KernelHash};
+use super::containers::{KernelArray, KernelHash};
 use super::pin::{PinError, Pins};
 use crate::family::IpFamily;
 

@@ -10,7 +10,8 @@ use crate::pipeline::actual::members;
 
 impl FakeMaps {
     /// Says what is wrong with what programs would read: a published frontend with a region that
-    /// leads nowhere, or to backends that take no flow or are another service port's.
+    /// leads nowhere, or to backends that take no flow or are another service port's; counts that
+    /// are somebody else's.
     pub fn check(&self) -> Result<(), String> {
         self.check_family(&self.v4)?;
         self.check_family(&self.v6)
@@ -32,6 +33,10 @@ impl FakeMaps {
                 let Some(backend) = family.backends.get(&id) else {
                     return Err(format!("{key}: backend {id} does not exist"));
                 };
+                let counted = family.backend_counts.get(&id);
+                if counted.is_some_and(|counted| *counted != (backend.addr, backend.port)) {
+                    return Err(format!("{key}: backend {id} has the counts of another one"));
+                }
                 let takes_flows =
                     [BackendState::Active, BackendState::Terminating].map(|state| state as u8);
                 if !takes_flows.contains(&backend.state) {
@@ -47,6 +52,13 @@ impl FakeMaps {
                 if tail.affinity_timeout_secs != 0 && backend.flags & set == 0 {
                     return Err(format!("{key}: backend {id} does not know its set"));
                 }
+            }
+        }
+        for (id, key) in &family.frontend_counts {
+            let frontend = family.frontends.get(id).filter(|found| found.word != 0);
+            if frontend.is_some_and(|frontend| frontend.key != *key) {
+                let key = frontend_text(key);
+                return Err(format!("frontend {id} has the counts of {key}"));
             }
         }
         for (key, id) in &family.frontend_ids {

@@ -186,6 +186,17 @@ pub fn bindings_differ<F: CaseFamily>(
     (ours != expected).then(|| format!("\n  AFFINITY has {ours:?}\n    and not {expected:?}"))
 }
 
+/// How the counts of frontends and backends differ, in words.
+pub fn counts_differ<F: CaseFamily>(
+    ours: &HostTables<F>,
+    expected: &HostTables<F>,
+) -> Option<String> {
+    let (ours, expected) = (ours.written.borrow(), expected.written.borrow());
+    let ours = (&ours.frontend_counts, &ours.backend_counts);
+    let expected = (&expected.frontend_counts, &expected.backend_counts);
+    (ours != expected).then(|| format!("\n  counted is {ours:?}\n    and not {expected:?}"))
+}
+
 /// How the known flows differ, in words.
 pub fn flows_differ<F: CaseFamily>(
     ours: &HostTables<F>,

@@ -299,6 +299,7 @@ impl Runner {
             outcome.differs(&expected),
             host::flows_differ(&flows, &on_host),
             host::bindings_differ(&flows, &on_host),
+            host::counts_differ(&flows, &on_host),
         ];
         Ok(parts.into_iter().flatten().reduce(|all, part| all + &part))
     }

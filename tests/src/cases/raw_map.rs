@@ -83,6 +83,20 @@ impl RawMap {
         entries
     }
 
+    /// Those elements of an array that were put and are not zero.
+    fn counted<V: Pod + PartialEq>(&self) -> BTreeMap<u32, V> {
+        let mut counted = BTreeMap::new();
+        for &index in &self.touched {
+            let mut value = V::zeroed();
+            let bytes = bytemuck::bytes_of_mut(&mut value);
+            let found = sys::map_lookup(self.fd.as_fd(), &index.to_ne_bytes(), bytes);
+            if matches!(found, Ok(true)) && value != V::zeroed() {
+                counted.insert(index, value);
+            }
+        }
+        counted
+    }
+
     /// Deletes all elements of a hash or trie.
     fn empty(&self) -> Result<()> {
         for key in self.keys() {
@@ -120,6 +134,8 @@ pub struct KernelTables {
     fragments: RawMap,
     affinity: RawMap,
     answers: RawMap,
+    frontend_counts: RawMap,
+    backend_counts: RawMap,
 }
 
 impl KernelTables {
@@ -144,6 +160,8 @@ impl KernelTables {
             fragments: family("FRAGMENTS")?,
             affinity: family("AFFINITY")?,
             answers: shared("ANSWERS")?,
+            frontend_counts: family("FRONTEND_COUNTS")?,
+            backend_counts: family("BACKEND_COUNTS")?,
         })
     }
 
@@ -168,6 +186,8 @@ impl KernelTables {
             &mut self.slots,
             &mut self.frontends,
             &mut self.backends,
+            &mut self.frontend_counts,
+            &mut self.backend_counts,
         ] {
             map.zero()?;
         }
@@ -198,10 +218,15 @@ impl KernelTables {
         }
         for (id, frontend) in &tables.frontends {
             self.frontends.put(*id, frontend)?;
+            self.frontend_counts.put(*id, &FrontendCounts::default())?;
         }
         for (id, backend) in &tables.backends {
             self.backends.put(*id, backend)?;
+            self.backend_counts.put(*id, &BackendCounts::default())?;
         }
+        // Element 0 is for connections past every frontend.
+        self.frontend_counts.put(0, &FrontendCounts::default())?;
+        self.backend_counts.put(0, &BackendCounts::default())?;
         for (key, id) in &tables.frontend_ids {
             self.frontend_ids.set(key, id)?;
         }
@@ -264,6 +289,8 @@ impl KernelTables {
             .entries::<AffinityKey<F::Addr>, AffinityEntry>();
         let bytes = |(key, value)| (bytemuck::bytes_of(&key).to_vec(), value);
         written.affinity = bindings.into_iter().map(bytes).collect();
+        written.frontend_counts = self.frontend_counts.counted();
+        written.backend_counts = self.backend_counts.counted();
         tables
     }
 

@@ -1,6 +1,6 @@
 //! The end of a new flow: its two entries, under a tuple that nobody else uses.
 
-use proxy_common::{Config, Counter, FlowKey, SNAT_TRIES_MAX, protocol};
+use proxy_common::{Config, Connection, Counter, FlowKey, SNAT_TRIES_MAX, protocol};
 
 use super::{Entries, closed_bit, expired, find, is_reply, set_other};
 use crate::environment::{port_at, range_len};
@@ -82,7 +82,7 @@ where
         ..
     } = entries;
     if tables.insert_flow(FlowTable::Handshakes, key, connection, Insert::NoExist) {
-        tables.count(Counter::NewFlow);
+        count_new(tables, connection);
         return Ok(());
     }
     if !tables.flow(FlowTable::Handshakes, key, found) {
@@ -93,7 +93,7 @@ where
     if expired::<F>(&config.timeouts, found, key.protocol, now)
         && tables.insert_flow(FlowTable::Handshakes, key, connection, Insert::Any)
     {
-        tables.count(Counter::NewFlow);
+        count_new(tables, connection);
         return Ok(());
     }
     if found.to != connection.to {
@@ -102,6 +102,12 @@ where
     *connection = *found;
     tables.count(Counter::NewFlowLost);
     Ok(())
+}
+
+#[inline(always)]
+fn count_new<F: Family, T: Tables<F>>(tables: &T, connection: &Connection<F::Addr>) {
+    tables.count(Counter::NewFlow);
+    tables.count_connection(connection.frontend, connection.backend);
 }
 
 /// Inserts the Reply direction under a tuple that nobody uses: with the port of the packet where

@@ -23,6 +23,7 @@ impl<A: IpFamily, M: Maps + FamilyMaps<A>> Run<'_, A, M> {
             None => {
                 let id = self.actual.backend_ids.allocate();
                 let id = id.ok_or(Obstacle::full("BACKENDS", self.actual.capacity.backends))?;
+                FamilyMaps::<A>::forget_backend_counts(self.maps, id);
                 let generation = self.actual.generations.get(&id);
                 (id, generation.copied().unwrap_or_default())
             }

@@ -107,6 +107,7 @@ impl<A: IpFamily, M: Maps + FamilyMaps<A>> Run<'_, A, M> {
     fn make_frontend(&mut self, key: &FrontendKey<A>, region: Region) -> Result<u32, Obstacle> {
         let id = self.actual.frontend_ids.allocate();
         let id = id.ok_or(Obstacle::full("FRONTENDS", self.actual.capacity.frontends))?;
+        FamilyMaps::<A>::forget_frontend_counts(self.maps, id);
         let element = Frontend {
             word: 0,
             key: *key,

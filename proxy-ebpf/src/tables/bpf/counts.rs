@@ -1,0 +1,104 @@
+//! What programs count.
+
+use core::ptr;
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, PerCpuArray};
+use proxy_common::reasons::COUNTERS_LEN;
+use proxy_common::{BackendCounts, Counter, FrontendCounts};
+
+#[map]
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS_LEN, 0);
+
+/// The answers of one CPU in one second.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Answers {
+    second: u32,
+    count: u32,
+}
+
+#[map]
+static ANSWERS: PerCpuArray<Answers> = PerCpuArray::with_max_entries(1, 0);
+
+/// One more.
+#[inline(always)]
+pub fn count(counter: Counter) {
+    if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
+        // SAFETY: this CPU's element; programs do not interrupt each other at these hooks, and a
+        // lost count changes nothing.
+        unsafe { *value += 1 };
+    }
+}
+
+/// FRONTEND_COUNTS: a connection begins.
+#[inline(always)]
+pub fn connection(counts: &Array<FrontendCounts>, frontend: u32) {
+    if let Some(counts) = counts.get_ptr_mut(frontend) {
+        // SAFETY: a field of an array's element, which is never freed.
+        unsafe { add_one(ptr::addr_of_mut!((*counts).connections)) };
+    }
+}
+
+/// FRONTEND_COUNTS: one is refused.
+#[inline(always)]
+pub fn refused(counts: &Array<FrontendCounts>, frontend: u32) {
+    if let Some(counts) = counts.get_ptr_mut(frontend) {
+        // SAFETY: as above.
+        unsafe { add_one(ptr::addr_of_mut!((*counts).refused)) };
+    }
+}
+
+/// FRONTEND_COUNTS: one is dropped.
+#[inline(always)]
+pub fn dropped(counts: &Array<FrontendCounts>, frontend: u32) {
+    if let Some(counts) = counts.get_ptr_mut(frontend) {
+        // SAFETY: as above.
+        unsafe { add_one(ptr::addr_of_mut!((*counts).dropped)) };
+    }
+}
+
+/// BACKEND_COUNTS: a connection begins.
+#[inline(always)]
+pub fn to_backend(counts: &Array<BackendCounts>, backend: u32) {
+    if let Some(counts) = counts.get_ptr_mut(backend) {
+        // SAFETY: as above.
+        unsafe { add_one(ptr::addr_of_mut!((*counts).connections)) };
+    }
+}
+
+/// Adds 1 to what all CPUs add to. Written as the instruction itself: what `core` has for it needs
+/// a compare-and-swap, which the target lacks, and kernel 5.10 knows only the form without a
+/// result.
+///
+/// # Safety
+/// `counter` points into an element of a map.
+#[inline(always)]
+unsafe fn add_one(counter: *mut u64) {
+    // SAFETY: the caller's; the instruction touches nothing else.
+    unsafe {
+        core::arch::asm!(
+            "lock *(u64 *)({counter} + 0) += {one}",
+            counter = in(reg) counter,
+            one = in(reg) 1_u64,
+            options(nostack),
+        );
+    }
+}
+
+/// True for the first `limit` calls in the second `now` on this CPU.
+#[inline(always)]
+pub fn may_answer(now: u32, limit: u32) -> bool {
+    let Some(answers) = ANSWERS.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: this CPU's element, as for counters.
+    unsafe {
+        if (*answers).second != now {
+            (*answers).second = now;
+            (*answers).count = 0;
+        }
+        (*answers).count += 1;
+        (*answers).count <= limit
+    }
+}
