@@ -5,6 +5,7 @@ pub mod config_file;
 mod health;
 mod intake;
 mod lookout;
+pub mod names;
 mod node_wait;
 mod setup;
 pub mod socket;

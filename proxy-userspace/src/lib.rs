@@ -8,6 +8,7 @@ pub mod events;
 pub mod explain;
 pub mod fake_maps;
 pub mod family;
+pub mod flows;
 pub mod health;
 pub mod ids;
 pub mod ip_text;

@@ -351,6 +351,11 @@ impl Drop for Agent {
     }
 }
 
+/// The binary of this build.
+pub fn binary() -> Result<PathBuf> {
+    Build::Own.binary()
+}
+
 impl Build {
     /// The file that a variable names, or what xtask leaves.
     fn binary(self) -> Result<PathBuf> {

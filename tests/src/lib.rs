@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod cases;
 pub mod fake_api;
+pub mod http;
 pub mod lab;
 pub mod load;
 pub mod manifests;

@@ -1,12 +1,12 @@
 //! What a load balancer, the kubelet and Prometheus see of a node with a running agent.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use tests::http::get;
 use tests::manifests::{Condition, Service};
 use tests::net::{Netns, eventually};
 use tests::rig::{Rig, TARGET_PORT};
@@ -16,25 +16,7 @@ use tests::topology::{Seen, Variant};
 
 /// Until a change of an object is seen, on a machine whose cores are busy.
 const SEEN: Duration = Duration::from_secs(20);
-/// Until a client gives up.
-const PATIENCE: Duration = Duration::from_secs(2);
 const HEALTH_PORT: u16 = 32_001;
-
-/// Status and what is behind the status line.
-fn get(netns: &Netns, to: SocketAddr, path: &str) -> Result<(u16, String)> {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n");
-    let text = netns.enter(move || -> Result<String> {
-        let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.write_all(request.as_bytes())?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        Ok(text)
-    })??;
-    let (status, rest) = text.split_once("\r\n").context("no status line")?;
-    let status = status.split(' ').nth(1).context("no status")?.parse()?;
-    Ok((status, rest.to_owned()))
-}
 
 /// Waits for this status and text.
 fn until(netns: &Netns, to: SocketAddr, path: &str, (code, text): (u16, &str)) -> Result<()> {

@@ -232,8 +232,14 @@ pub fn expired<F: Family>(
     protocol: u8,
     now: u32,
 ) -> bool {
+    now.wrapping_sub(connection.last_seen_secs) > lifetime(timeouts, connection, protocol)
+}
+
+/// How long an entry lives without packets, in seconds (S-122).
+#[inline(always)]
+pub fn lifetime<A: Address>(timeouts: &Timeouts, connection: &Connection<A>, protocol: u8) -> u32 {
     let is_confirmed = connection.flags & flags::CONFIRMED != 0;
-    let lifetime = if protocol == protocol::TCP {
+    if protocol == protocol::TCP {
         if closed_bit(connection.seen) != 0 {
             timeouts.tcp_closing_secs
         } else if is_confirmed {
@@ -245,8 +251,7 @@ pub fn expired<F: Family>(
         timeouts.udp_stream_secs
     } else {
         timeouts.udp_unreplied_secs
-    };
-    now.wrapping_sub(connection.last_seen_secs) > lifetime
+    }
 }
 
 /// 1 after a reset or both FINs.

@@ -7,6 +7,7 @@ use super::socket::{Question, Request};
 use super::status::{AgentState, ProblemView, RejectedView, Status};
 use super::view::{self, FrontendView};
 use crate::family::protocol_name;
+use crate::health::services;
 use crate::pipeline::apply::Obstacle;
 
 impl Agent {
@@ -28,7 +29,8 @@ impl Agent {
         for (family, count) in self.reconciler.held_up() {
             self.health.metrics().set_held_up(family, count as i64);
         }
-        self.health.metrics().text(&view::counters(&self.maps))
+        let text = self.health.metrics().text(&view::counters(&self.maps));
+        text + &services::text(&self.frontends())
     }
 
     fn status(&self) -> Status {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use proxy_common::frontend::{CLUSTER_START, flags};
 use proxy_common::{
-    Address, Backend, BackendState, Counter, FrontendKey, FrontendKind, RegionHeader, Word, backend,
+    Address, BackendState, Counter, FrontendKey, FrontendKind, RegionHeader, Word, backend,
 };
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +41,12 @@ pub struct FrontendView {
     pub backends: Vec<BackendView>,
     /// The Local set.
     pub local_backends: Vec<BackendView>,
+    /// New connections since the frontend was made, those of socket hooks too.
+    pub connections: u64,
+    /// First packets and calls that were refused.
+    pub refused: u64,
+    /// First packets and calls that were dropped.
+    pub dropped: u64,
 }
 
 /// One backend.
@@ -53,6 +59,8 @@ pub struct BackendView {
     pub state: String,
     /// True if it runs on this node.
     pub local: bool,
+    /// New connections to it by this service port, over all its frontends.
+    pub connections: u64,
 }
 
 /// What clients dial: address (unspecified for a NodePort), port, protocol number.
@@ -107,11 +115,12 @@ where
         // A lookup table has a backend many times.
         let ids: BTreeSet<u32> = ids.collect();
         let views = ids.into_iter();
-        let views = views.filter_map(|id| Some(backend_view(&FamilyMaps::<A>::backend(maps, id)?)));
+        let views = views.filter_map(|id| backend_view::<A>(maps, id));
         let mut views: Vec<BackendView> = views.collect();
         views.sort();
         views
     };
+    let counts = FamilyMaps::<A>::frontend_counts(maps, id);
     Some(FrontendView {
         namespace: text(owner.map(|owner| &owner.service.namespace)),
         name: text(owner.map(|owner| &owner.service.name)),
@@ -126,6 +135,9 @@ where
         },
         backends: part(CLUSTER_START, header.cluster_count),
         local_backends: part(header.local_start(), header.local_count),
+        connections: counts.connections,
+        refused: counts.refused,
+        dropped: counts.dropped,
     })
 }
 
@@ -140,12 +152,18 @@ fn part(maps: &KernelMaps, start: u32, count: u32) -> Vec<u32> {
     ids.take(count as usize).collect()
 }
 
-fn backend_view<A: Address + Into<IpAddr>>(found: &Backend<A>) -> BackendView {
-    BackendView {
+fn backend_view<A>(maps: &KernelMaps, id: u32) -> Option<BackendView>
+where
+    A: Address + Into<IpAddr>,
+    KernelMaps: FamilyMaps<A>,
+{
+    let found = FamilyMaps::<A>::backend(maps, id)?;
+    Some(BackendView {
         address: SocketAddr::new(found.addr.into(), found.port.get()),
         state: state_text(found.state).to_owned(),
         local: found.flags & backend::flags::LOCAL != 0,
-    }
+        connections: FamilyMaps::<A>::backend_counts(maps, id).connections,
+    })
 }
 
 fn state_text(state: u8) -> &'static str {

@@ -30,6 +30,8 @@ pub enum Command {
     Status(QueryArgs),
     /// Look at Services
     Service(ServiceArgs),
+    /// List the live connections of the packet path
+    Flows(FlowsArgs),
     /// Say what happens to the first packet of a connection, and why
     Explain(Box<ExplainArgs>),
     /// Remove every program, map and pin of shunt from this node
@@ -149,7 +151,62 @@ pub struct ServiceArgs {
 #[derive(Subcommand, Debug)]
 pub enum ServiceCommand {
     /// List every frontend with its backends, as the maps hold them
-    List(QueryArgs),
+    List(ServiceListArgs),
+    /// Show one Service: its frontends, its backends, and what they were given
+    Get(ServiceGetArgs),
+}
+
+/// `shunt service list`.
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+pub struct ServiceListArgs {
+    /// The agent's --bpffs
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf")]
+    pub bpffs: PathBuf,
+    /// Form of the answer
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: ListOutput,
+    /// Go on, and print the rows that change; JSON is one object a line then
+    #[arg(short, long)]
+    pub watch: bool,
+}
+
+/// `shunt service get`.
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+pub struct ServiceGetArgs {
+    /// NAME, NAMESPACE/NAME or NAMESPACE/NAME:PORT
+    pub name: String,
+    /// Where the pins are.
+    #[command(flatten)]
+    pub query: QueryArgs,
+}
+
+/// Form of a list.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ListOutput {
+    /// For people.
+    #[default]
+    Table,
+    /// The same, with counts.
+    Wide,
+    /// A JSON list.
+    Json,
+}
+
+/// `shunt flows`.
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+pub struct FlowsArgs {
+    /// Only those of this Service: NAME, NAMESPACE/NAME or NAMESPACE/NAME:PORT
+    #[arg(long, value_name = "SERVICE")]
+    pub service: Option<String>,
+    /// Only those to this backend: its address, with or without a port
+    #[arg(long, value_name = "ADDRESS")]
+    pub backend: Option<String>,
+    /// Go on, and print what changes; JSON is one object a line then
+    #[arg(short, long)]
+    pub watch: bool,
+    /// Where the pins are.
+    #[command(flatten)]
+    pub query: QueryArgs,
 }
 
 /// Commands on the pins of an agent.

@@ -3,12 +3,17 @@
 pub mod args;
 pub mod cleanup;
 pub mod explain;
+pub mod flows;
 pub mod kube_proxy_flags;
 pub mod leftovers;
 pub mod query;
 pub mod run;
 pub mod service;
 pub mod status;
+pub mod table;
+pub mod watch;
+
+use std::io::{self, Write as _};
 
 use self::args::{Cli, Command, ServiceCommand};
 
@@ -19,8 +24,29 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Status(args) => status::show(&args),
         Command::Service(args) => match args.command {
             ServiceCommand::List(args) => service::list(&args),
+            ServiceCommand::Get(args) => service::get(&args),
         },
+        Command::Flows(args) => flows::show(&args),
         Command::Explain(args) => explain::explain(*args),
         Command::Cleanup(args) => cleanup::run(&args),
+    }
+}
+
+/// Who reads what is printed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Reader {
+    Reads,
+    /// It has seen enough, which is no error.
+    Gone,
+}
+
+/// Prints an answer; nothing, where it is empty.
+fn print(text: &str) -> anyhow::Result<Reader> {
+    if text.is_empty() {
+        return Ok(Reader::Reads);
+    }
+    match writeln!(io::stdout(), "{text}") {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Reader::Gone),
+        written => Ok(written.map(|()| Reader::Reads)?),
     }
 }

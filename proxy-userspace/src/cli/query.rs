@@ -40,3 +40,19 @@ pub fn ask<T: DeserializeOwned>(args: &QueryArgs, question: Question) -> anyhow:
         }
     }
 }
+
+/// Says on standard error that names of Services are not known: once, until an agent answers again.
+#[derive(Debug, Default)]
+pub struct Nameless {
+    is_told: bool,
+}
+
+impl Nameless {
+    /// Whether an agent has answered.
+    pub fn note(&mut self, is_answered: bool) {
+        if !is_answered && !self.is_told {
+            eprintln!("no agent answers: read from the pins, which do not name Services");
+        }
+        self.is_told = !is_answered;
+    }
+}

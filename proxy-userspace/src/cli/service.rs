@@ -1,12 +1,16 @@
-//! `shunt service list`.
+//! `shunt service list` and `shunt service get`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use comfy_table::{ContentArrangement, Table, presets};
+use anyhow::bail;
+use comfy_table::Table;
 use proxy_common::{Addr4, Addr6};
 
-use super::args::{Output, QueryArgs};
-use super::query::{self, Answer};
+use super::args::{ListOutput, Output, QueryArgs, ServiceGetArgs, ServiceListArgs};
+use super::flows::is_service;
+use super::query::{self, Answer, Nameless};
+use super::table;
+use super::watch::{self, Parts};
 use crate::agent::socket::Question;
 use crate::agent::view::{self, BackendView, FrontendView};
 
@@ -14,30 +18,77 @@ use crate::agent::view::{self, BackendView, FrontendView};
 const BACKENDS_SHOWN: usize = 8;
 
 /// Prints every frontend with its backends, as the maps hold them.
-pub fn list(args: &QueryArgs) -> anyhow::Result<()> {
-    let frontends = match query::ask(args, Question::Services)? {
+pub fn list(args: &ServiceListArgs) -> anyhow::Result<()> {
+    let query = QueryArgs {
+        bpffs: args.bpffs.clone(),
+        output: Output::Table,
+    };
+    if args.watch {
+        return watch(args, &query);
+    }
+    let frontends = ask(&query, &mut Nameless::default())?;
+    super::print(&match args.output {
+        ListOutput::Json => serde_json::to_string_pretty(&frontends)?,
+        output => table::text(&rows(&frontends, output)),
+    })?;
+    Ok(())
+}
+
+/// Prints one Service: its frontends, and its backends with what they were given.
+pub fn get(args: &ServiceGetArgs) -> anyhow::Result<()> {
+    let mut frontends = ask(&args.query, &mut Nameless::default())?;
+    frontends.retain(|found| is_service(&args.name, &service_port(found)));
+    if frontends.is_empty() {
+        bail!("no frontend of a Service {:?} in the maps", args.name);
+    }
+    super::print(&match args.query.output {
+        Output::Json => serde_json::to_string_pretty(&frontends)?,
+        Output::Table => {
+            let all = table::text(&rows(&frontends, ListOutput::Wide));
+            format!("{all}\n\n{}", backends_of(&frontends))
+        }
+    })?;
+    Ok(())
+}
+
+fn ask(query: &QueryArgs, nameless: &mut Nameless) -> anyhow::Result<Vec<FrontendView>> {
+    let answer = query::ask(query, Question::Services)?;
+    nameless.note(matches!(answer, Answer::Agent(_)));
+    Ok(match answer {
         Answer::Agent(frontends) => frontends,
         Answer::Maps(maps) => {
-            eprintln!("no agent runs: the names of Services are not known");
             let owners = BTreeMap::new();
             let mut all = view::frontends::<Addr4>(&maps, &owners);
             all.extend(view::frontends::<Addr6>(&maps, &owners));
             all.sort();
             all
         }
-    };
-    match args.output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&frontends)?),
-        Output::Table => println!("{}", table(&frontends)),
-    }
-    Ok(())
+    })
 }
 
-fn table(frontends: &[FrontendView]) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header([
+/// Prints what is there, then every row that is another one a second later.
+fn watch(args: &ServiceListArgs, query: &QueryArgs) -> anyhow::Result<()> {
+    let mut known = BTreeSet::new();
+    let (mut parts, mut nameless) = (Parts::default(), Nameless::default());
+    watch::watch(|| {
+        let now: BTreeSet<FrontendView> = ask(query, &mut nameless)?.into_iter().collect();
+        let fresh: Vec<FrontendView> = now.difference(&known).cloned().collect();
+        known = now;
+        Ok(match args.output {
+            ListOutput::Json => table::json_lines(&fresh)?,
+            output => parts.text(rows(&fresh, output)),
+        })
+    })
+}
+
+/// `ns/name:port`.
+fn service_port(frontend: &FrontendView) -> String {
+    let (namespace, name) = (&frontend.namespace, &frontend.name);
+    format!("{namespace}/{name}:{}", frontend.port_name)
+}
+
+fn rows(frontends: &[FrontendView], output: ListOutput) -> Table {
+    let mut header = vec![
         "NAMESPACE",
         "NAME",
         "PORT",
@@ -45,9 +96,13 @@ fn table(frontends: &[FrontendView]) -> String {
         "FRONTEND",
         "BACKENDS",
         "POLICY",
-    ]);
+    ];
+    if output == ListOutput::Wide {
+        header.extend(["CONNECTIONS", "REFUSED", "DROPPED"]);
+    }
+    let mut table = table::new(&header);
     for frontend in frontends {
-        table.add_row([
+        let mut row = vec![
             or_dash(&frontend.namespace),
             or_dash(&frontend.name),
             or_dash(&frontend.port_name),
@@ -55,10 +110,35 @@ fn table(frontends: &[FrontendView]) -> String {
             address(frontend),
             backends(frontend),
             frontend.policy.clone(),
+        ];
+        if output == ListOutput::Wide {
+            let counts = [frontend.connections, frontend.refused, frontend.dropped];
+            row.extend(counts.map(|count| count.to_string()));
+        }
+        table.add_row(row);
+    }
+    table
+}
+
+/// The backends of all these frontends, each once for each service port.
+fn backends_of(frontends: &[FrontendView]) -> String {
+    let mut table = table::new(&["PORT", "BACKEND", "STATE", "NODE", "CONNECTIONS"]);
+    let mut rows = BTreeMap::new();
+    for frontend in frontends {
+        for backend in frontend.backends.iter().chain(&frontend.local_backends) {
+            rows.insert((&frontend.port_name, backend.address), backend);
+        }
+    }
+    for ((port, address), backend) in rows {
+        table.add_row([
+            or_dash(port),
+            address.to_string(),
+            backend.state.clone(),
+            if backend.local { "this" } else { "other" }.to_owned(),
+            backend.connections.to_string(),
         ]);
     }
-    let lines = table.lines().map(|line| line.trim().to_owned());
-    lines.collect::<Vec<_>>().join("\n")
+    table::text(&table)
 }
 
 fn or_dash(text: &str) -> String {
@@ -98,7 +178,7 @@ fn backend(backend: &BackendView) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{BackendView, FrontendView, table};
+    use super::{BackendView, FrontendView, ListOutput, backends_of, rows, table};
 
     #[test]
     fn rows_align_and_name_what_is_dialed() {
@@ -106,6 +186,7 @@ mod tests {
             address: "10.1.0.2:8080".parse().unwrap(),
             state: "Active".to_owned(),
             local: true,
+            connections: 7,
         };
         let node_port = FrontendView {
             namespace: "shop".to_owned(),
@@ -118,6 +199,9 @@ mod tests {
             policy: "Cluster".to_owned(),
             backends: vec![backend],
             local_backends: Vec::new(),
+            connections: 12,
+            refused: 3,
+            dropped: 0,
         };
         let empty = FrontendView {
             kind: "ClusterIP".to_owned(),
@@ -126,7 +210,7 @@ mod tests {
             backends: Vec::new(),
             ..node_port.clone()
         };
-        let text = table(&[node_port, empty]);
+        let text = table::text(&rows(&[node_port.clone(), empty], ListOutput::Table));
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[0].trim_start().starts_with("NAMESPACE"), "{text}");
         assert!(lines[1].contains("*:30080/TCP"), "{text}");
@@ -134,5 +218,13 @@ mod tests {
         assert!(lines[2].contains("[fd00::5]:80/TCP"), "{text}");
         assert!(lines[2].contains("<none>"), "{text}");
         assert_eq!(lines[0].find("POLICY"), lines[1].find("Cluster"), "{text}");
+        let wide = table::text(&rows(std::slice::from_ref(&node_port), ListOutput::Wide));
+        let (header, row) = wide.split_once('\n').unwrap();
+        let column = header.find("REFUSED").unwrap();
+        assert!(row[column..].starts_with('3'), "{wide}");
+        // A backend of two frontends is one.
+        let backends = backends_of(&[node_port.clone(), node_port]);
+        assert_eq!(backends.lines().count(), 2, "{backends}");
+        assert!(backends.ends_with("this  7"), "{backends}");
     }
 }

@@ -21,6 +21,27 @@ pub fn measure_hz(jiffies: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(nearest_hz(f64::from(ticks) / elapsed))
 }
 
+/// The jiffies clock in seconds, as the programs read it at this moment.
+pub fn now_secs(jiffies: BorrowedFd<'_>, hz: u32) -> io::Result<u32> {
+    let uptime = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)?;
+    let (_, low) = run(jiffies)?;
+    let ticks = full_ticks(Duration::from(uptime), hz, low);
+    Ok((ticks / u64::from(hz.max(1))) as u32)
+}
+
+/// All bits of the jiffies clock, of which `low` is the low 31: the clock starts five minutes
+/// before 32 bits overflow (INITIAL_JIFFIES) and has since run as long as the machine, or nearly.
+fn full_ticks(uptime: Duration, hz: u32, low: u32) -> u64 {
+    const LOW: u64 = 0x7fff_ffff;
+    let start = (1 << 32) - 300 * u64::from(hz);
+    let estimate = start + (uptime.as_secs_f64() * f64::from(hz)) as u64;
+    let ahead = u64::from(low).wrapping_sub(estimate) & LOW;
+    match ahead <= LOW / 2 {
+        true => estimate + ahead,
+        false => estimate - (LOW + 1 - ahead),
+    }
+}
+
 fn run(jiffies: BorrowedFd<'_>) -> io::Result<(Instant, u32)> {
     let ticks = sys::test_run(jiffies, &[0; 64])?;
     Ok((Instant::now(), ticks))
@@ -178,7 +199,22 @@ fn overlaps(a: [u16; 2], b: [u16; 2]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{nearest_hz, overlaps, parse_range, with_ranges, without_ranges};
+    use std::time::Duration;
+
+    use super::{full_ticks, nearest_hz, overlaps, parse_range, with_ranges, without_ranges};
+
+    #[test]
+    fn the_clock_is_known_beyond_its_low_bits() {
+        let start: u64 = (1 << 32) - 300 * 250;
+        // Beyond the wrap of the low bits, and with clocks that differ by a minute.
+        for uptime in [5_u64, 299, 301, 40_000_000] {
+            for drift in [-60_i64, 0, 60].map(|secs| secs * 250) {
+                let ticks = (start + uptime * 250).saturating_add_signed(drift);
+                let low = (ticks & 0x7fff_ffff) as u32;
+                assert_eq!(full_ticks(Duration::from_secs(uptime), 250, low), ticks);
+            }
+        }
+    }
 
     #[test]
     fn hz_is_the_nearest_that_kernels_are_built_with() {

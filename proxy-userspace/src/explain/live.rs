@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use proxy_common::config::flags;
 use proxy_common::interface::flags as interface_flags;
@@ -12,22 +12,16 @@ use proxy_ebpf::Family;
 use proxy_ebpf::tables::host::HostTables;
 
 use super::world::{Entries, World};
-use crate::agent::socket::{self, Question};
-use crate::agent::view::{Dialed, FrontendView};
+use crate::agent::names;
 use crate::config::Given;
 use crate::datapath::interfaces::Detect;
 use crate::datapath::maps::KernelMaps;
 use crate::datapath::netlink::{NetlinkError, Reader};
 use crate::datapath::pin::{PinError, Pins};
-use crate::family::{IpFamily, protocol_number};
+use crate::family::IpFamily;
 use crate::pipeline::LocalAddress;
 use crate::pipeline::desired::node::{self, NodeFacts};
 use crate::settings::{DetectLocalMode, NodePortAddress, Settings};
-
-/// The address in a NodePort's key.
-const ANY4: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-/// The address in a NodePort's key.
-const ANY6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
 /// Why the node could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +76,7 @@ pub fn world(pins: &Pins, overrides: &Overrides<'_>) -> Result<World, LiveError>
     world.v6.config = world.v4.config;
     addresses(&mut world.v4, overrides);
     addresses(&mut world.v6, overrides);
-    match names_of_agent(pins) {
+    match names::ask(pins) {
         Some(services) => world.name_services(services),
         None => world
             .complaints
@@ -197,31 +191,4 @@ fn interface_names(interfaces: &[(u32, Interface)]) -> BTreeMap<u32, String> {
         Some((ifindex, name))
     });
     names.collect()
-}
-
-/// What the agent says its frontends belong to; `None` where none answers.
-fn names_of_agent(pins: &Pins) -> Option<BTreeMap<Dialed, String>> {
-    let path = socket::path(pins).ok()?;
-    let text = socket::ask(&path, Question::Services).ok()??;
-    let views: Vec<FrontendView> = serde_json::from_str(&text).ok()?;
-    let mut services = BTreeMap::new();
-    for view in views {
-        // A NodePort has no address; its backends say the family, where there are any.
-        let mut backends = view.backends.iter().chain(&view.local_backends);
-        let addresses = match (view.address, backends.next()) {
-            (Some(address), _) => vec![address],
-            (None, Some(backend)) if backend.address.is_ipv4() => vec![ANY4],
-            (None, Some(_)) => vec![ANY6],
-            (None, None) => vec![ANY4, ANY6],
-        };
-        let Some(protocol) = protocol_number(Some(&view.protocol)) else {
-            continue;
-        };
-        let (namespace, name, port) = (&view.namespace, &view.name, &view.port_name);
-        for address in addresses {
-            let service = format!("{namespace}/{name}:{port}");
-            services.insert((address, view.port, protocol), service);
-        }
-    }
-    Some(services)
 }

@@ -7,6 +7,7 @@ pub mod metrics;
 pub mod pages;
 pub mod proxy;
 pub mod service;
+pub mod services;
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};

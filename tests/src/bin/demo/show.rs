@@ -162,7 +162,12 @@ pub fn kept(stage: &Stage) -> String {
     for node in &stage.cluster.nodes {
         let enter = format!("nsenter --net={}", node.netns.path().display());
         let _ = writeln!(text, "  node {}:\n    {enter} bash", node.name);
-        for verb in ["status", "service list"] {
+        for verb in [
+            "status",
+            "service list -o wide",
+            "service get shop",
+            "flows",
+        ] {
             let bpffs = node.bpffs.display();
             let _ = writeln!(
                 text,

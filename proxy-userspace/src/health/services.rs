@@ -1,0 +1,163 @@
+//! Metrics of Services: what became of their connections, with a bounded number of series.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+
+use crate::agent::view::FrontendView;
+
+/// Service ports with series of their own, in the order of their names; the others are summed up
+/// in one without names.
+const SERVICE_PORTS_MAX: usize = 1000;
+/// Backends with series of their own; further ones are in the sum of their service port only.
+const BACKENDS_MAX: usize = 5000;
+
+/// Namespace, Service and port.
+type Port<'a> = [&'a str; 3];
+
+/// Connections, refused, dropped.
+type Counts = [u64; 3];
+
+const NAMES: [(&str, &str); 3] = [
+    (
+        "shunt_service_connections_total",
+        "New connections that a backend was found for",
+    ),
+    (
+        "shunt_service_refused_total",
+        "First packets and calls that were refused",
+    ),
+    (
+        "shunt_service_dropped_total",
+        "First packets and calls that were dropped",
+    ),
+];
+
+/// The metrics in Prometheus' text format.
+pub fn text(frontends: &[FrontendView]) -> String {
+    let mut ports: BTreeMap<Port<'_>, Counts> = BTreeMap::new();
+    let mut backends: BTreeMap<(Port<'_>, &str, SocketAddr), u64> = BTreeMap::new();
+    for found in frontends {
+        let port: Port<'_> = [&found.namespace, &found.name, &found.port_name];
+        let counts = ports.entry(port).or_default();
+        let more = [found.connections, found.refused, found.dropped];
+        for (sum, count) in counts.iter_mut().zip(more) {
+            *sum += count;
+        }
+        // All frontends of a service port have the same backends.
+        for backend in found.backends.iter().chain(&found.local_backends) {
+            let key = (port, found.protocol.as_str(), backend.address);
+            backends.insert(key, backend.connections);
+        }
+    }
+    let rest = ports.keys().nth(SERVICE_PORTS_MAX).copied();
+    if let Some(first) = rest {
+        let others = ports.split_off(&first);
+        let sum = others.into_values().fold(Counts::default(), |sum, more| {
+            [sum[0] + more[0], sum[1] + more[1], sum[2] + more[2]]
+        });
+        ports.insert([""; 3], sum);
+        backends.retain(|(port, _, _), _| *port < first);
+    }
+    written(&ports, &backends)
+}
+
+fn written(
+    ports: &BTreeMap<Port<'_>, Counts>,
+    backends: &BTreeMap<(Port<'_>, &str, SocketAddr), u64>,
+) -> String {
+    let mut text = String::new();
+    // Writing to a string cannot fail. Names of objects have nothing that must be escaped.
+    for (index, (name, help)) in NAMES.into_iter().enumerate() {
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter");
+        for (port, counts) in ports {
+            let _ = writeln!(text, "{name}{{{}}} {}", labels(port), counts[index]);
+        }
+    }
+    let name = "shunt_backend_connections_total";
+    let _ = writeln!(text, "# HELP {name} New connections to a backend");
+    let _ = writeln!(text, "# TYPE {name} counter");
+    for ((port, protocol, backend), count) in backends.iter().take(BACKENDS_MAX) {
+        let labels = labels(port);
+        let _ = writeln!(
+            text,
+            "{name}{{{labels},protocol=\"{protocol}\",backend=\"{backend}\"}} {count}"
+        );
+    }
+    text
+}
+
+fn labels([namespace, service, port]: &Port<'_>) -> String {
+    format!("namespace=\"{namespace}\",service=\"{service}\",port=\"{port}\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BACKENDS_MAX, SERVICE_PORTS_MAX, text};
+    use crate::agent::view::{BackendView, FrontendView};
+
+    fn frontend(name: &str, kind: &str, connections: u64) -> FrontendView {
+        let backend = BackendView {
+            address: "10.1.0.2:8080".parse().unwrap(),
+            state: "Active".to_owned(),
+            local: true,
+            connections: 5,
+        };
+        FrontendView {
+            namespace: "shop".to_owned(),
+            name: name.to_owned(),
+            port_name: "http".to_owned(),
+            kind: kind.to_owned(),
+            address: None,
+            port: 80,
+            protocol: "TCP".to_owned(),
+            policy: "Cluster".to_owned(),
+            backends: vec![backend],
+            local_backends: Vec::new(),
+            connections,
+            refused: 1,
+            dropped: 0,
+        }
+    }
+
+    #[test]
+    fn frontends_of_a_service_port_are_one_series() {
+        let text = text(&[
+            frontend("web", "ClusterIP", 2),
+            frontend("web", "NodePort", 3),
+        ]);
+        let labels = r#"{namespace="shop",service="web",port="http""#;
+        for line in [
+            format!("shunt_service_connections_total{labels}}} 5"),
+            format!("shunt_service_refused_total{labels}}} 2"),
+            format!(
+                "shunt_backend_connections_total{labels},protocol=\"TCP\",\
+                 backend=\"10.1.0.2:8080\"}} 5"
+            ),
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn series_are_bounded_and_nothing_is_lost_from_the_sum() {
+        let names: Vec<String> = (0..SERVICE_PORTS_MAX + 10)
+            .map(|n| format!("s{n:05}"))
+            .collect();
+        let frontends: Vec<_> = names
+            .iter()
+            .map(|name| frontend(name, "ClusterIP", 1))
+            .collect();
+        let text = text(&frontends);
+        let of = |name: &str| -> Vec<&str> {
+            text.lines().filter(|line| line.starts_with(name)).collect()
+        };
+        assert_eq!(
+            of("shunt_service_connections_total").len(),
+            SERVICE_PORTS_MAX + 1
+        );
+        let rest = r#"shunt_service_connections_total{namespace="",service="",port=""} 10"#;
+        assert!(text.lines().any(|line| line == rest), "{rest}");
+        assert!(of("shunt_backend_connections_total").len() <= BACKENDS_MAX);
+    }
+}

@@ -1,0 +1,196 @@
+//! What an operator sees of connections: `shunt flows` and the counts of `shunt service`.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::{IpAddr, SocketAddr};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use tests::http::get;
+use tests::rig::{Client, Rig, Target};
+use tests::topology::Variant;
+use tests::topology::addresses::IpFamily;
+use tests::traffic::{Held, Plan, SocketKind};
+
+use Client::{Outside, PodAsPackets};
+use Target::{ClusterIp, NodePort1};
+
+const METRICS_PORT: u16 = 10_249;
+
+fn json(rig: &Rig, words: &[&str]) -> Result<Vec<Value>> {
+    let bpffs = rig.agents[0].bpffs();
+    let text = rig.agents[0].shunt(&[words, &["-o", "json", "--bpffs", &bpffs]].concat())?;
+    serde_json::from_str(&text).with_context(|| format!("reading {text}"))
+}
+
+/// Ends a process with the test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Holds a connection; what was dialed and who answers.
+fn hold(rig: &mut Rig, client: Client, target: Target) -> Result<(SocketAddr, String)> {
+    let to = rig.address(target, IpFamily::V4);
+    let held = Held::new(SocketKind::Tcp, to);
+    let (number, answer) = rig.client(client)?.open(held)?;
+    rig.client(client)?.ask(number, 10)?;
+    Ok((to, answer.server))
+}
+
+#[test]
+fn flows_name_service_and_addresses_with_and_without_an_agent() -> Result<()> {
+    let mut rig = Rig::new(Variant::default(), &[])?;
+    let (cluster_ip, server) = hold(&mut rig, PodAsPackets, ClusterIp("all"))?;
+    let (node_port, _) = hold(&mut rig, Outside, NodePort1("far"))?;
+    let flows = json(&rig, &["flows", "--service", "all"])?;
+    ensure!(flows.len() == 1, "{flows:#?}");
+    let flow = &flows[0];
+    let backend = SocketAddr::from((rig.pods[&server].addresses.v4, tests::rig::TARGET_PORT));
+    ensure!(
+        flow["service"]
+            .as_str()
+            .is_some_and(|name| name.contains("/all:")),
+        "{flow:#}"
+    );
+    ensure!(flow["frontend"] == cluster_ip.to_string(), "{flow:#}");
+    ensure!(flow["backend"] == backend.to_string(), "{flow:#}");
+    ensure!(
+        flow["state"] == "Established" && flow["snat"] == false,
+        "{flow:#}"
+    );
+    ensure!(
+        flow["idleSecs"].as_u64().is_some_and(|secs| secs < 60),
+        "{flow:#}"
+    );
+    // Masqueraded, for its backend is on the other node.
+    let flows = json(&rig, &["flows", "--service", "far"])?;
+    ensure!(flows.len() == 1, "{flows:#?}");
+    let flow = &flows[0];
+    ensure!(
+        flow["snat"] == true && flow["frontend"] == node_port.to_string(),
+        "{flow:#}"
+    );
+    let ip = |field: &str| -> Result<IpAddr> {
+        let address: SocketAddr = flow[field].as_str().context("an address")?.parse()?;
+        Ok(address.ip())
+    };
+    ensure!(ip("source")? == node_port.ip(), "{flow:#}");
+    ensure!(
+        ip("client")? == IpAddr::from(rig.cluster.client.addresses.v4),
+        "{flow:#}"
+    );
+    ensure!(flow["redirectedTo"].is_string(), "{flow:#}");
+    let to_backend = flow["backend"].as_str().context("a backend")?.to_owned();
+    let same = json(&rig, &["flows", "--backend", &to_backend])?;
+    ensure!(
+        same.iter().any(|it| it["frontend"] == flow["frontend"]),
+        "{same:#?}"
+    );
+    ensure!(json(&rig, &["flows", "--service", "near"])?.is_empty());
+    rig.agents[0].kill()?;
+    let flows = json(&rig, &["flows"])?;
+    ensure!(flows.len() >= 2, "{flows:#?}");
+    let is_id = |flow: &Value| {
+        flow["service"]
+            .as_str()
+            .is_some_and(|it| it.starts_with('#'))
+    };
+    ensure!(flows.iter().all(is_id), "{flows:#?}");
+    Ok(())
+}
+
+#[test]
+fn a_watch_of_flows_prints_each_change_as_a_line() -> Result<()> {
+    let mut rig = Rig::new(Variant::default(), &[])?;
+    let place = rig.place(Client::Node)?;
+    let binary = tests::agent::binary()?;
+    let bpffs = rig.agents[0].bpffs();
+    let mut command = Command::new(binary);
+    command.args([
+        "flows",
+        "-w",
+        "--service",
+        "near",
+        "-o",
+        "json",
+        "--bpffs",
+        &bpffs,
+    ]);
+    let mut child = Ended(place.spawn(command.stdout(Stdio::piped()))?);
+    let mut lines = BufReader::new(child.0.stdout.take().context("a pipe")?).lines();
+    let (to, _) = hold(&mut rig, PodAsPackets, ClusterIp("near"))?;
+    let line = lines.next().context("a line")??;
+    let event: Value = serde_json::from_str(&line)?;
+    ensure!(event["change"] == "new", "{line}");
+    ensure!(event["flow"]["frontend"] == to.to_string(), "{line}");
+    Ok(())
+}
+
+#[test]
+fn connections_are_counted_for_frontend_and_backend_on_every_path() -> Result<()> {
+    const TIMES: u32 = 20;
+    let mut rig = Rig::new(Variant::default(), &[])?;
+    // The socket hooks' path, and the packet path.
+    for client in [Client::Pod, PodAsPackets] {
+        let to = rig.address(ClusterIp("all"), IpFamily::V4);
+        let report = rig
+            .client(client)?
+            .connect(Plan::new(SocketKind::Tcp, to).times(TIMES))?;
+        ensure!(report.failed() == 0, "{report:?}");
+        let to = rig.address(ClusterIp("empty"), IpFamily::V4);
+        let report = rig
+            .client(client)?
+            .connect(Plan::new(SocketKind::Tcp, to).times(1))?;
+        ensure!(report.failed() == 1, "{report:?}");
+    }
+    let count = |view: &Value, field: &str| view[field].as_u64().unwrap_or_default();
+    let is_dialed = |view: &&Value| {
+        view["type"] == "ClusterIP"
+            && view["address"]
+                .as_str()
+                .is_some_and(|address| address.contains('.'))
+            && view["protocol"] == "TCP"
+    };
+    let all = json(&rig, &["service", "get", "all"])?;
+    let frontend = all.iter().find(is_dialed).context("a frontend")?;
+    ensure!(
+        count(frontend, "connections") == u64::from(2 * TIMES),
+        "{frontend:#}"
+    );
+    let backends = frontend["backends"].as_array().context("backends")?;
+    let sum: u64 = backends
+        .iter()
+        .map(|backend| count(backend, "connections"))
+        .sum();
+    ensure!(sum == u64::from(2 * TIMES), "{frontend:#}");
+    ensure!(
+        backends.iter().all(|it| count(it, "connections") > 0),
+        "{frontend:#}"
+    );
+    let empty = json(&rig, &["service", "get", "empty"])?;
+    let frontend = empty.iter().find(is_dialed).context("a frontend")?;
+    ensure!(count(frontend, "refused") >= 2, "{frontend:#}");
+    let netns = rig.place(Client::Node)?.netns;
+    let (_, scrape) = get(&netns, ([127, 0, 0, 1], METRICS_PORT).into(), "/metrics")?;
+    let is_series = |line: &str| {
+        line.starts_with("shunt_service_connections_total")
+            && line.contains("\"all\"")
+            && line.ends_with(&format!(" {}", 2 * TIMES))
+    };
+    ensure!(scrape.lines().any(is_series), "{scrape}");
+    // They outlive the agent.
+    rig.agents[0].run()?;
+    let again = json(&rig, &["service", "get", "all"])?;
+    let frontend = again.iter().find(is_dialed).context("a frontend")?;
+    ensure!(
+        count(frontend, "connections") == u64::from(2 * TIMES),
+        "{frontend:#}"
+    );
+    Ok(())
+}
