@@ -1,10 +1,14 @@
 //! `cargo xtask test`: every layer of tests, from pure functions to a real API server.
 
+pub mod programs;
+
 use std::collections::BTreeSet;
+use std::env;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::io::Write as _;
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
 use std::thread;
 
 use anyhow::{Context, Result, bail};
@@ -14,6 +18,25 @@ use crate::command;
 use crate::kernels::{self, Kernel};
 use crate::rules;
 use crate::setup;
+
+use self::programs::Program;
+
+/// Files of tests that have the machine for themselves: what they prove or measure needs both
+/// processors.
+const ALONE: [&str; 2] = ["kernel_bench", "kernel_torn_reads"];
+/// Files of tests that take long, the longest first: they begin before all others.
+const LONG: [&str; 8] = [
+    "apiserver_behaviours",
+    "net_faults",
+    "net_expectations",
+    "model",
+    "net_paths",
+    "net_changes",
+    "net_affinity",
+    "watch_faults",
+];
+/// With `--host` the model test tries as many seeds as it must, and none for as long as it may.
+const SHORT_MODEL: (&str, &str) = ("SHUNT_MODEL_MINUTES", "0");
 
 /// What to test.
 #[derive(clap::Args)]
@@ -35,25 +58,28 @@ enum Layer {
 struct Totals {
     passed: u64,
     failed: u64,
-    /// Cargo runs that ended badly: failed tests, or tests that did not build.
-    bad_runs: u64,
+    /// What failed, as one would type it to see it again.
+    bad_runs: Vec<String>,
     /// What was said of each test, for `cargo xtask rules`.
     results: Vec<String>,
 }
 
-/// Runs the tests and prints cargo's own summaries, then the totals.
+/// Runs the tests and prints what each program of tests says, then the totals.
 pub fn run(options: &Options) -> Result<()> {
     let mut totals = Totals::default();
     let outcome = if options.host {
-        host(&mut totals)
+        let is_chosen = env::var_os(SHORT_MODEL.0).is_some();
+        let variables = (!is_chosen).then_some((SHORT_MODEL.0, PathBuf::from(SHORT_MODEL.1)));
+        host(&mut totals, variables.as_slice())
     } else {
         everything(&mut totals)
     };
     rules::keep_results(&totals.results)?;
     outcome?;
     println!("\n{} passed, {} failed", totals.passed, totals.failed);
-    if totals.failed > 0 || totals.bad_runs > 0 {
-        bail!("{} of the test runs failed", totals.bad_runs);
+    let bad = &totals.bad_runs;
+    if totals.failed > 0 || !bad.is_empty() {
+        bail!("{} of the test runs failed:\n{}", bad.len(), bad.join("\n"));
     }
     Ok(())
 }
@@ -70,7 +96,7 @@ fn everything(totals: &mut Totals) -> Result<()> {
     let lab = thread::spawn(setup::lab::build);
     build::other_abi()?;
     build::agent()?;
-    host(totals)?;
+    host(totals, &[])?;
     let Ok(lab) = lab.join() else {
         bail!("building the API server ended in a panic")
     };
@@ -80,11 +106,7 @@ fn everything(totals: &mut Totals) -> Result<()> {
     heading("kernel 5.10, the oldest: the same programs, and a cluster, in an emulated machine");
     oldest_kernel(totals)?;
     heading("API server: the agent against a real control plane");
-    files(
-        Layer::ApiServer,
-        totals,
-        &[("SHUNT_LAB_BIN", lab.as_path())],
-    )
+    files(Layer::ApiServer, totals, &[("SHUNT_LAB_BIN", lab)])
 }
 
 fn oldest_kernel(totals: &mut Totals) -> Result<()> {
@@ -92,34 +114,63 @@ fn oldest_kernel(totals: &mut Totals) -> Result<()> {
     let passed = outcome.tests.values().filter(|passed| **passed).count() as u64;
     totals.passed += passed;
     totals.failed += outcome.tests.len() as u64 - passed;
-    totals.bad_runs += u64::from(!outcome.is_good());
+    if !outcome.is_good() {
+        totals.bad_runs.push("cargo xtask kernels 5.10".to_owned());
+    }
     Ok(())
 }
 
-fn host(totals: &mut Totals) -> Result<()> {
+fn host(totals: &mut Totals, variables: &[(&str, PathBuf)]) -> Result<()> {
     heading("host: units, properties, cases and scenarios");
-    let mut units = cargo_test();
-    units.args(["--lib", "--bins"]);
-    for name in test_files(Layer::Host)? {
-        units.args(["--test", &name]);
-    }
-    count(&mut units, totals)?;
+    let mut selection = vec!["--lib".to_owned(), "--bins".to_owned()];
+    selection.extend(selecting(&test_files(Layer::Host)?));
+    run_programs(&selection, totals, variables)?;
     heading("host: examples in the documentation");
-    count(cargo_test().arg("--doc"), totals)
+    let output = cargo_test().arg("--doc").output();
+    let output = output.context("starting cargo test")?;
+    totals.add(&String::from_utf8_lossy(&output.stdout));
+    totals.judge(output.status, "cargo test --doc");
+    show(&output.stderr)
 }
 
-fn files(layer: Layer, totals: &mut Totals, variables: &[(&str, &Path)]) -> Result<()> {
+fn files(layer: Layer, totals: &mut Totals, variables: &[(&str, PathBuf)]) -> Result<()> {
     let names = test_files(layer)?;
     if names.is_empty() {
         println!("no test files");
         return Ok(());
     }
-    let mut cargo = cargo_test();
-    for name in names {
-        cargo.args(["--test", &name]);
+    run_programs(&selecting(&names), totals, variables)
+}
+
+fn selecting(names: &BTreeSet<String>) -> Vec<String> {
+    let options = names.iter().map(|name| ["--test".to_owned(), name.clone()]);
+    options.flatten().collect()
+}
+
+/// Runs what is selected: as many programs side by side as there are processors. Most tests wait,
+/// and each makes what it needs of the machine for itself.
+fn run_programs(
+    selection: &[String],
+    totals: &mut Totals,
+    variables: &[(&str, PathBuf)],
+) -> Result<()> {
+    let mut built = programs::build(cargo_test(), selection)?;
+    let rank = |program: &Program| LONG.iter().position(|name| *name == program.name);
+    built.sort_by_key(|program| rank(program).unwrap_or(LONG.len()));
+    let is_alone = |program: &Program| ALONE.contains(&program.name.as_str());
+    let (alone, beside): (Vec<_>, Vec<_>) = built.into_iter().partition(is_alone);
+    let lanes = thread::available_parallelism().map_or(1, NonZero::get);
+    let variables = [&test_variables()[..], variables].concat();
+    for (programs, lanes) in [(beside, lanes), (alone, 1)] {
+        programs::run(programs, lanes, &variables, |finished| {
+            let (program, secs) = (&finished.program, finished.took.as_secs_f32());
+            println!("\n-- {} ({secs:.1} s) --", program.again());
+            totals.add(&String::from_utf8_lossy(&finished.output.stdout));
+            totals.judge(finished.output.status, &program.again());
+            show(&finished.output.stderr)
+        })?;
     }
-    cargo.envs(variables.iter().copied());
-    count(&mut cargo, totals)
+    Ok(())
 }
 
 /// `cargo test` on the whole workspace. Every layer has the same variables: another value of
@@ -127,10 +178,17 @@ fn files(layer: Layer, totals: &mut Totals, variables: &[(&str, &Path)]) -> Resu
 pub fn cargo_test() -> Command {
     let mut cargo = command::cargo("test");
     cargo.args(["--workspace", "--no-fail-fast"]);
-    cargo.env("SHUNT_EBPF_OBJECT", build::object());
-    cargo.env("SHUNT_BIN", command::target("release/shunt"));
-    cargo.env("SHUNT_OTHER_BIN", command::target("other-abi/shunt"));
+    cargo.envs(test_variables());
     cargo
+}
+
+/// Where tests find what was built for them.
+fn test_variables() -> [(&'static str, PathBuf); 3] {
+    [
+        ("SHUNT_EBPF_OBJECT", build::object()),
+        ("SHUNT_BIN", command::target("release/shunt")),
+        ("SHUNT_OTHER_BIN", command::target("other-abi/shunt")),
+    ]
 }
 
 /// The names of the integration tests of a layer, over all crates.
@@ -178,30 +236,30 @@ fn layer_of(name: &str) -> Layer {
     }
 }
 
-/// Runs cargo, shows what it prints, and adds up the summaries of its test programs.
-fn count(cargo: &mut Command, totals: &mut Totals) -> Result<()> {
-    let mut child = cargo
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("starting cargo test")?;
-    if let Some(output) = child.stdout.take() {
-        for line in BufReader::new(output).split(b'\n') {
-            let line = line.context("reading cargo test")?;
-            let line = String::from_utf8_lossy(&line);
-            writeln!(std::io::stdout(), "{line}").context("writing")?;
-            if let Some((passed, failed)) = summary(&line) {
-                totals.passed += passed;
-                totals.failed += failed;
+impl Totals {
+    /// Prints what a program of tests said, and counts it.
+    fn add(&mut self, output: &str) {
+        for line in output.lines() {
+            println!("{line}");
+            if let Some((passed, failed)) = summary(line) {
+                self.passed += passed;
+                self.failed += failed;
             }
-            if rules::is_result(&line) {
-                totals.results.push(line.into_owned());
+            if rules::is_result(line) {
+                self.results.push(line.to_owned());
             }
         }
     }
-    if !child.wait().context("waiting for cargo test")?.success() {
-        totals.bad_runs += 1;
+
+    fn judge(&mut self, status: ExitStatus, what: &str) {
+        if !status.success() {
+            self.bad_runs.push(format!("{what} ({status})"));
+        }
     }
-    Ok(())
+}
+
+fn show(bytes: &[u8]) -> Result<()> {
+    std::io::stdout().write_all(bytes).context("writing")
 }
 
 /// Reads `test result: ok. 12 passed; 0 failed; ...`.

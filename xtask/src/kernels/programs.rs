@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
-use serde_json::Value;
+use anyhow::{Context, Result};
 
 use crate::build;
 use crate::command;
-use crate::test::cargo_test;
+use crate::test::{cargo_test, programs};
 
 /// Programs that the tests call.
 const TOOLS: [&str; 7] = [
@@ -35,30 +34,15 @@ pub struct Programs {
 
 /// Builds the test programs without running them.
 pub fn build(names: &[&str]) -> Result<Programs> {
-    let mut cargo = cargo_test();
-    for name in names {
-        cargo.args(["--test", name]);
-    }
-    cargo.args(["--no-run", "--message-format", "json-render-diagnostics"]);
-    let output = cargo
-        .stderr(std::process::Stdio::inherit())
-        .output()
-        .context("starting cargo test")?;
-    if !output.status.success() {
-        bail!("the test programs were not built");
-    }
-    let text = String::from_utf8_lossy(&output.stdout);
-    let built: Vec<Value> = text
-        .lines()
-        .filter_map(|line| serde_json::from_str(line).ok())
+    let selection: Vec<String> = names
+        .iter()
+        .flat_map(|name| ["--test".to_owned(), (*name).to_owned()])
         .collect();
+    let built = programs::build(cargo_test(), &selection)?;
     let tests = names.iter().map(|name| {
-        let found = built.iter().find(|message| {
-            message["target"]["name"] == *name && message["executable"].is_string()
-        });
-        let path = found.and_then(|message| message["executable"].as_str());
-        let path = path.with_context(|| format!("cargo built no {name}"))?;
-        Ok(((*name).to_owned(), PathBuf::from(path)))
+        let found = built.iter().find(|program| program.name == *name);
+        let found = found.with_context(|| format!("cargo built no {name}"))?;
+        Ok(((*name).to_owned(), found.path.clone()))
     });
     Ok(Programs {
         tests: tests.collect::<Result<_>>()?,
