@@ -11,6 +11,7 @@ mod objects;
 mod peers;
 mod plot;
 mod process;
+mod soak;
 mod state;
 
 use clap::{Parser, Subcommand};
@@ -30,6 +31,8 @@ enum What {
     Cluster(cluster::Options),
     /// One packet in our programs, over yardsticks
     Datapath(datapath::Options),
+    /// Everything that happens to a node, over and over, under traffic
+    Soak(soak::Options),
     /// The agent's part of `control-plane --source in-process`
     #[command(hide = true)]
     FedAgent(fed_agent::Options),
@@ -40,6 +43,7 @@ fn main() -> anyhow::Result<()> {
         What::ControlPlane(options) => control_plane::run(&options),
         What::Cluster(options) => cluster::run(&options),
         What::Datapath(options) => datapath::run(&options),
+        What::Soak(options) => soak::run(&options),
         What::FedAgent(options) => fed_agent::run(&options),
     }
 }

@@ -75,3 +75,22 @@ fn datapath_is_measured_with_a_ratio_to_the_yardstick_in_every_row() -> Result<(
     ensure!(seen.values().all(|count| count % 2 == 0), "{seen:?}");
     Ok(())
 }
+
+#[test]
+fn soak_of_one_round_loses_nothing_and_tells_what_it_did() -> Result<()> {
+    rules(&["S-120", "S-178"]);
+    let picture = concat!(env!("CARGO_TARGET_TMPDIR"), "/soak.svg");
+    let (_, figures) = run(&["soak", "--deeds", "1", "--json", "--plot", picture])?;
+    let drawn = std::fs::read_to_string(picture)?;
+    ensure!(drawn.contains("agent that lives all the time"), "{drawn}");
+    let deeds = figures["deeds"].as_object().context("no deeds")?;
+    ensure!(
+        deeds.len() == 8 && deeds.values().all(|times| *times == 1),
+        "{figures}"
+    );
+    ensure!(
+        figures["lost"] == 0 && figures["connections"].as_u64() > Some(0),
+        "{figures}"
+    );
+    Ok(())
+}

@@ -253,6 +253,11 @@ impl Agent {
         Ok(status)
     }
 
+    /// Its process, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// What `shunt status` says.
     pub fn status(&self) -> Result<Value> {
         let output = self.shunt(&["status", "-o", "json", "--bpffs", &self.bpffs()])?;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use crate::rig::{Rig, Target};
 use crate::topology::Seen;
 use crate::topology::addresses::IpFamily;
-use crate::traffic::{Held, Plan, Probe, SocketKind};
+use crate::traffic::{Held, Plan, Probe, Report, SocketKind};
 
 /// Between the connections of one client: many enough to see a gap, few enough to leave a
 /// processor to who is tested.
@@ -106,13 +106,25 @@ impl Load {
         Ok(())
     }
 
-    /// Ends the traffic; returns how many connections were made. None of them failed.
-    pub fn finish(mut self) -> Result<u32> {
+    /// How many clients dial all the time.
+    pub fn streams(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// Ends the traffic; returns what came of it by client.
+    pub fn end(mut self) -> Result<Vec<(String, Report)>> {
         self.ask()?;
+        let streams = self.streams.into_iter();
+        streams
+            .map(|(name, mut probe)| Ok((name, probe.finish()?)))
+            .collect()
+    }
+
+    /// Ends the traffic; returns how many connections were made. None of them failed.
+    pub fn finish(self) -> Result<u32> {
         let mut connections = 0;
         let mut failures = Vec::new();
-        for (name, mut probe) in self.streams {
-            let report = probe.finish()?;
+        for (name, report) in self.end()? {
             connections += report.connections;
             if report.failed() > 0 {
                 failures.push(format!("{name}: {report:?}"));

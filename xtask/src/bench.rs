@@ -18,6 +18,24 @@ pub struct Options {
     words: Vec<OsString>,
 }
 
+/// What `cargo xtask soak --help` says.
+#[derive(clap::Args)]
+pub struct SoakOptions {
+    /// The options of the soak
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    words: Vec<OsString>,
+}
+
+impl SoakOptions {
+    /// The soak is a program of the benchmarks.
+    pub fn as_benchmark(&self) -> Options {
+        let words = std::iter::once("soak".into()).chain(self.words.iter().cloned());
+        Options {
+            words: words.collect(),
+        }
+    }
+}
+
 impl Options {
     /// True where Kubernetes itself takes part.
     fn need_kubernetes(&self) -> bool {
@@ -36,7 +54,7 @@ pub fn run(options: &Options) -> Result<()> {
     setup::require_root("bench", "run it as root")?;
     setup::network_tools()?;
     build::ebpf()?;
-    build::binaries(&["shunt", "bench"])?;
+    build::binaries(&["shunt", "bench", "probe"])?;
     let mut bench = Command::new(command::target("release/bench"));
     bench.args(&options.words).current_dir(command::root());
     if options.need_kubernetes() {

@@ -43,6 +43,8 @@ enum Verb {
     Kernels(kernels::Options),
     /// Measures shunt (root): `control-plane`, `datapath` or, simulated, `cluster`, with options
     Bench(bench::Options),
+    /// Does everything that happens to a node, over and over, under traffic (root): `--minutes N`
+    Soak(bench::SoakOptions),
     /// Shows Services at work in a small cluster of network namespaces on this machine (root)
     Demo(demo::Options),
 }
@@ -58,6 +60,7 @@ fn main() -> std::process::ExitCode {
         Verb::Rules => rules::run(),
         Verb::Kernels(options) => kernels::run(&options),
         Verb::Bench(options) => bench::run(&options),
+        Verb::Soak(options) => bench::run(&options.as_benchmark()),
         Verb::Demo(options) => demo::run(&options),
     };
     match outcome {
