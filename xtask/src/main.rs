@@ -6,6 +6,7 @@ mod bench;
 mod build;
 mod check;
 mod command;
+mod coverage;
 mod demo;
 mod kernels;
 mod progress;
@@ -37,6 +38,8 @@ enum Verb {
     Check,
     /// Shows what the BPF programs cost the verifier, and compares it with docs/verifier.md (root)
     Verifier(verifier::Options),
+    /// Shows which lines the host layers of the tests reach
+    Coverage,
     /// Shows which tests cite which rule of docs/service-semantics.md
     Rules,
     /// Runs the kernel tests on other kernels, booted in qemu (root)
@@ -57,6 +60,7 @@ fn main() -> std::process::ExitCode {
         Verb::Test(options) => test::run(&options),
         Verb::Check => check::run(),
         Verb::Verifier(options) => verifier::run(&options),
+        Verb::Coverage => coverage::run(),
         Verb::Rules => rules::run(),
         Verb::Kernels(options) => kernels::run(&options),
         Verb::Bench(options) => bench::run(&options),

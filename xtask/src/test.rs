@@ -36,7 +36,7 @@ const LONG: [&str; 8] = [
     "watch_faults",
 ];
 /// With `--host` the model test tries as many seeds as it must, and none for as long as it may.
-const SHORT_MODEL: (&str, &str) = ("SHUNT_MODEL_MINUTES", "0");
+pub const SHORT_MODEL: (&str, &str) = ("SHUNT_MODEL_MINUTES", "0");
 
 /// What to test.
 #[derive(clap::Args)]
@@ -122,9 +122,7 @@ fn oldest_kernel(totals: &mut Totals) -> Result<()> {
 
 fn host(totals: &mut Totals, variables: &[(&str, PathBuf)]) -> Result<()> {
     heading("host: units, properties, cases and scenarios");
-    let mut selection = vec!["--lib".to_owned(), "--bins".to_owned()];
-    selection.extend(selecting(&test_files(Layer::Host)?));
-    run_programs(&selection, totals, variables)?;
+    run_programs(&of_host()?, totals, variables)?;
     heading("host: examples in the documentation");
     let output = cargo_test().arg("--doc").output();
     let output = output.context("starting cargo test")?;
@@ -159,9 +157,8 @@ fn run_programs(
     built.sort_by_key(|program| rank(program).unwrap_or(LONG.len()));
     let is_alone = |program: &Program| ALONE.contains(&program.name.as_str());
     let (alone, beside): (Vec<_>, Vec<_>) = built.into_iter().partition(is_alone);
-    let lanes = thread::available_parallelism().map_or(1, NonZero::get);
     let variables = [&test_variables()[..], variables].concat();
-    for (programs, lanes) in [(beside, lanes), (alone, 1)] {
+    for (programs, lanes) in [(beside, lanes()), (alone, 1)] {
         programs::run(programs, lanes, &variables, |finished| {
             let (program, secs) = (&finished.program, finished.took.as_secs_f32());
             println!("\n-- {} ({secs:.1} s) --", program.again());
@@ -171,6 +168,11 @@ fn run_programs(
         })?;
     }
     Ok(())
+}
+
+/// How many programs of tests run side by side.
+pub fn lanes() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 /// `cargo test` on the whole workspace. Every layer has the same variables: another value of
@@ -189,6 +191,13 @@ fn test_variables() -> [(&'static str, PathBuf); 3] {
         ("SHUNT_BIN", command::target("release/shunt")),
         ("SHUNT_OTHER_BIN", command::target("other-abi/shunt")),
     ]
+}
+
+/// What selects the tests that need neither root nor a kernel.
+pub fn of_host() -> Result<Vec<String>> {
+    let mut selection = vec!["--lib".to_owned(), "--bins".to_owned()];
+    selection.extend(selecting(&test_files(Layer::Host)?));
+    Ok(selection)
 }
 
 /// The names of the integration tests of a layer, over all crates.
