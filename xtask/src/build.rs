@@ -4,13 +4,29 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::command;
 use crate::setup;
 
 /// The packages with BPF programs; each has a binary, the agent's comes first.
 const PROGRAMS: [(&str, &str); 2] = [("proxy-ebpf", "shunt-ebpf"), ("bench-ebpf", "bench-ebpf")];
+
+/// Which machine the agent is for.
+#[derive(clap::Args)]
+pub struct Options {
+    /// For arm64, into target/aarch64-unknown-linux-gnu/release/shunt
+    #[arg(long)]
+    arm64: bool,
+}
+
+/// Builds the agent.
+pub fn run(options: &Options) -> Result<()> {
+    match options.arm64 {
+        true => agent_for_arm64().map(drop),
+        false => agent().map(drop),
+    }
+}
 
 /// Builds the BPF programs, those of the benchmark too, and returns the path of the agent's object.
 pub fn ebpf() -> Result<PathBuf> {
@@ -52,6 +68,49 @@ pub fn agent() -> Result<PathBuf> {
     ebpf()?;
     binaries(&["shunt"])?;
     Ok(command::target("release/shunt"))
+}
+
+/// Another machine that nodes may be.
+const ARM64: &str = "aarch64-unknown-linux-gnu";
+
+/// Builds the agent for arm64 and asks it, emulated, how it decides about a packet: as this
+/// machine's agent does. The BPF object inside is the same.
+pub fn agent_for_arm64() -> Result<PathBuf> {
+    let own = agent()?;
+    setup::arm64_tools(ARM64)?;
+    let mut cargo = command::cargo("build");
+    cargo.args(["--release", "--workspace", "--bin", "shunt"]);
+    cargo.args(["--target", ARM64]);
+    cargo.env("SHUNT_EBPF_OBJECT", object());
+    let linker = "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER";
+    command::run(cargo.env(linker, "aarch64-linux-gnu-gcc"))?;
+    let built = command::target(&format!("{ARM64}/release/shunt"));
+    let mut emulated = Command::new("qemu-aarch64-static");
+    emulated.args(["-L", "/usr/aarch64-linux-gnu"]).arg(&built);
+    let (theirs, ours) = (explained(emulated)?, explained(Command::new(own))?);
+    if theirs != ours {
+        bail!("arm64 decides otherwise:\n{theirs}\ninstead of\n{ours}");
+    }
+    Ok(built)
+}
+
+/// What an agent says about a pod that dials a ClusterIP of the demo's manifests.
+fn explained(mut shunt: Command) -> Result<String> {
+    shunt.args(["explain", "-o", "json", "--node-name", "n1"]);
+    shunt.args(["-s", "10.244.1.10:40000", "-d", "10.96.0.10:80"]);
+    shunt
+        .arg("--manifests")
+        .arg(command::root().join("deploy/demo"));
+    let output = shunt.output().context("starting the agent")?;
+    if !output.status.success() {
+        let errors = String::from_utf8_lossy(&output.stderr);
+        bail!(
+            "{} failed ({}): {errors}",
+            shunt.get_program().display(),
+            output.status
+        );
+    }
+    String::from_utf8(output.stdout).context("reading what the agent says")
 }
 
 /// Builds release binaries of the workspace, with the BPF object that lies in `target/bpf`.

@@ -28,7 +28,7 @@ enum Verb {
     /// Builds the BPF object into target/bpf/shunt-ebpf.o
     BuildEbpf,
     /// Builds the agent, with the BPF object inside, into target/release/shunt
-    Build,
+    Build(build::Options),
     /// Builds what tests of upgrades start besides: an agent of another version of the map ABI,
     /// into target/other-abi/shunt
     BuildOtherAbi,
@@ -55,7 +55,7 @@ enum Verb {
 fn main() -> std::process::ExitCode {
     let outcome = match Arguments::parse().verb {
         Verb::BuildEbpf => build::ebpf().map(drop),
-        Verb::Build => build::agent().map(drop),
+        Verb::Build(options) => build::run(&options),
         Verb::BuildOtherAbi => build::other_abi(),
         Verb::Test(options) => test::run(&options),
         Verb::Check => check::run(),

@@ -7,6 +7,7 @@ mod packages;
 mod toolchain;
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Result, bail};
 
@@ -51,6 +52,16 @@ pub fn kernel_tools() -> Result<()> {
         ("depmod", "kmod"),
         ("objcopy", "binutils"),
     ])
+}
+
+/// Finds or installs what builds for the arm64 `target`, and what runs the outcome here.
+pub fn arm64_tools(target: &str) -> Result<()> {
+    packages::ensure_programs(&[
+        ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
+        ("aarch64-linux-gnu-gcc", "libc6-dev-arm64-cross"),
+        ("qemu-aarch64-static", "qemu-user-static"),
+    ])?;
+    command::run(Command::new("rustup").args(["target", "add", target]))
 }
 
 /// apt's package lists, read in this run.
