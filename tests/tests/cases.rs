@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use proxy_common::{Counter, FrontendCounts};
-use proxy_ebpf::{V4, V6};
+use proxy_ebpf::{V4, V6, Verdict};
 use tests::cases::table::table;
-use tests::cases::world::CaseFamily;
-use tests::cases::{Case, host, xdp};
+use tests::cases::world::{CLIENT_PORT, CaseFamily, NODE_PORT, Role, SNAT_PORT, TARGET, UPLINK};
+use tests::cases::{Case, case, flows, host, packets, xdp};
 use tests::rules;
 
 #[test]
@@ -31,6 +31,29 @@ fn xdp_answers_as_tc_does_or_leaves_the_packet_as_it_came() {
     println!("answered by XDP, and left to tc: {answered:?}");
     assert!(answered.get(&true) > Some(&50), "{answered:?}");
     assert!(answered.get(&false) > Some(&50), "{answered:?}");
+}
+
+#[test]
+fn one_packet_of_a_flow_in_each_turn_goes_by_tc() {
+    rules(&["P-10", "S-208"]);
+    let client = (Role::Client, CLIENT_PORT);
+    let (node, backend) = ((Role::Node, NODE_PORT), (Role::RemoteBackend, TARGET));
+    let source = (Role::Node, SNAT_PORT);
+    for (now, idle_secs, verdict) in [
+        // The turn ends at 1,000,000.
+        (999_999, 3, Verdict::Redirect(UPLINK)),
+        (1_000_000, 1, Verdict::Pass),
+        (1_000_001, 1, Verdict::Redirect(UPLINK)),
+        (1_000_040, 39, Verdict::Pass),
+    ] {
+        let mut flow = flows::snat(client, node, source, backend, [UPLINK, UPLINK]);
+        flow.idle_secs = idle_secs;
+        let packet = packets::tcp(client, node, packets::ACK);
+        let case = case("in turn", &[], packet).ingress(UPLINK).flow(flow);
+        let tables = case.world.tables::<V4>(1, now);
+        let outcome = xdp::send(&case, &tables, now);
+        assert_eq!(outcome.verdict, verdict, "at {now}, idle for {idle_secs} s");
+    }
 }
 
 #[test]

@@ -70,7 +70,7 @@ fn mode_of_uplink(status: &Value) -> Result<&Value> {
 
 #[test]
 fn xdp_sends_to_remote_backends_and_back() -> Result<()> {
-    rules(&["P-10", "S-091"]);
+    rules(&["P-10", "S-091", "S-208"]);
     let World { mut rig, _peers } = World::start()?;
     ensure!(*mode_of_uplink(&rig.agents[0].status()?)? == "native");
     let before = translated(&rig)?;

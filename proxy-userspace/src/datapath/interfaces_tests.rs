@@ -4,7 +4,10 @@ use proxy_common::interface::flags::{
     ATTACHED, BRIDGE, BRIDGE_REDIRECT, DETECTED, NO_MAC, POD_SIDE, TAKES_LARGER,
 };
 
-use super::{Detect, Link, LinkAddress, Plan, Route, Rules, Snapshot, local_addresses, plan};
+use super::{
+    Detect, Link, LinkAddress, Plan, Route, Rules, Snapshot, XdpChoice, XdpMode, local_addresses,
+    plan,
+};
 use crate::rules;
 
 const ETHERNET: u16 = 1;
@@ -240,6 +243,42 @@ fn vxlan_device_is_attached_with_its_own_address() {
     let plan = node.plan(&Rules::default())(7);
     assert_eq!(flags(&plan), ATTACHED | TAKES_LARGER);
     assert_eq!(addr4(&plan), ip("10.244.1.0"));
+}
+
+#[test]
+fn xdp_runs_on_uplinks_with_a_driver_unless_told_otherwise() {
+    rules(&["P-10"]);
+    let node = bridged()
+        .link(7, "bond0", "bond")
+        .address(7, "10.5.0.1/24")
+        .link(8, "veth8", "veth")
+        .address(8, "10.6.0.1/24")
+        .link(9, "eth0.5", "vlan")
+        .address(9, "10.7.0.1/24");
+    // eth0, cni0, a port of it, the bond, a veth that is no pod's, a VLAN.
+    let modes = |choice| {
+        let rules = Rules {
+            xdp: choice,
+            ..Rules::default()
+        };
+        let plan = node.plan(&rules);
+        [2, 4, 5, 7, 8, 9].map(|ifindex| plan(ifindex).xdp)
+    };
+    let (native, generic) = (Some(XdpMode::Native), Some(XdpMode::Generic));
+    let none = None;
+    assert_eq!(
+        modes(XdpChoice::Auto),
+        [native, none, none, native, none, none]
+    );
+    assert_eq!(
+        modes(XdpChoice::Native),
+        [native, none, none, native, native, none]
+    );
+    assert_eq!(
+        modes(XdpChoice::Generic),
+        [generic, none, none, generic, generic, none]
+    );
+    assert_eq!(modes(XdpChoice::Off), [none; 6]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 use std::net::Ipv4Addr;
 
 use proxy_common::flow::Path;
-use proxy_common::{Addr4, protocol};
+use proxy_common::{Addr4, NextHop, protocol};
 
 use super::*;
 
@@ -43,6 +43,7 @@ fn pair(protocol: u8, idle: u32, more: u16) -> [(FlowKey<Addr4>, Connection<Addr
         frontend: 2,
         path: out,
         other_path: Path::default(),
+        next_hop: NextHop::default(),
         flags: flags::SNAT | more,
         seen: 0,
         pad: 0,
