@@ -11,8 +11,8 @@ pub enum Hook {
     Ingress,
     /// tc egress.
     Egress,
-    /// XDP, before tc ingress: it answers, drops and redirects what it can, and leaves the rest to tc
-    /// as it came (P-10).
+    /// XDP, before tc ingress: it answers, drops and redirects what it can, and leaves the rest to
+    /// tc as it came (P-10).
     Xdp,
 }
 

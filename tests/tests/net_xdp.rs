@@ -1,5 +1,5 @@
-//! XDP in the driver: what it answers itself, what it leaves to tc, and that nothing is lost when it
-//! comes and goes.
+//! XDP in the driver: what it answers itself, what it leaves to tc, and that nothing is lost when
+//! it comes and goes.
 
 use std::time::Duration;
 
@@ -27,8 +27,8 @@ const STREAM_BYTES: u64 = 8 << 20;
 /// A cluster whose nodes run XDP natively on their uplinks.
 struct World {
     rig: Rig,
-    /// At the other ends of the uplinks, passing everything: a veth takes frames from XDP only where
-    /// its peer runs a program too.
+    /// At the other ends of the uplinks, passing everything: a veth takes frames from XDP only
+    /// where its peer runs a program too.
     _peers: Ebpf,
 }
 

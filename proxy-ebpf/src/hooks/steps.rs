@@ -65,8 +65,8 @@ impl<F: Family> Context<F> for *mut xdp_md {
 /// The steps as subprograms: their stack frames do not add up, nor do those of the families.
 macro_rules! subprograms {
     (
-        $name:ident, $family:ty, $context:ty, $begin:ident, $unreadable:ident, $track:ident, $refresh:ident,
-        $choose:ident, $create:ident, $finish:ident, $answer:ident
+        $name:ident, $family:ty, $context:ty, $begin:ident, $unreadable:ident, $track:ident,
+        $refresh:ident, $choose:ident, $create:ident, $finish:ident, $answer:ident
     ) => {
         struct $name {
             pub ctx: $context,

@@ -41,8 +41,8 @@ pub fn out_of_turn<A: Address>(connection: &Connection<A>, now: u32) -> Result<(
     }
 }
 
-/// Stops at XDP what it must not touch: a packet without a known next hop, and one whose checksum is
-/// to be finished by a device, which a frame from XDP never meets (P-10).
+/// Stops at XDP what it must not touch: a packet without a known next hop, and one whose checksum
+/// is to be finished by a device, which a frame from XDP never meets (P-10).
 #[inline(always)]
 pub fn sendable<F: Family, P: Packet, E: Environment<F>>(
     packet: &P,

@@ -6,6 +6,7 @@ use super::args::{Output, QueryArgs};
 use super::query::{self, Answer};
 use crate::agent::socket::Question;
 use crate::agent::status::{AgentState, Status};
+use crate::datapath::InterfaceStatus;
 use crate::datapath::features::Features;
 
 /// Prints the status of the agent, or of what it left in the kernel.
@@ -56,26 +57,7 @@ fn text(status: &Status) -> String {
     line("Frontends", status.frontends.to_string());
     line("Backends", status.backends.to_string());
     for interface in &status.interfaces {
-        let attached = if interface.attached {
-            "served"
-        } else {
-            "left alone"
-        };
-        let side = if interface.attached && interface.pod_side {
-            ", pod side"
-        } else {
-            ""
-        };
-        let xdp = interface
-            .xdp
-            .map_or_else(String::new, |mode| format!(", {mode} XDP"));
-        line(
-            "Interface",
-            format!(
-                "{} ({}): {attached}{side}{xdp}",
-                interface.name, interface.ifindex
-            ),
-        );
+        line("Interface", interface_line(interface));
     }
     for rejected in &status.rejected {
         line(
@@ -93,6 +75,17 @@ fn text(status: &Status) -> String {
         line("Counter", format!("{name} {value}"));
     }
     text
+}
+
+fn interface_line(interface: &InterfaceStatus) -> String {
+    let InterfaceStatus { name, ifindex, .. } = interface;
+    let attached = match (interface.attached, interface.pod_side) {
+        (false, _) => "left alone",
+        (true, false) => "served",
+        (true, true) => "served, pod side",
+    };
+    let xdp = interface.xdp.map(|mode| format!(", {mode} XDP"));
+    format!("{name} ({ifindex}): {attached}{}", xdp.unwrap_or_default())
 }
 
 fn kernel(features: &Features) -> String {

@@ -277,31 +277,6 @@ impl Datapath {
         true
     }
 
-    /// What XDP does not get goes on to tc, so a driver that refuses it loses nothing.
-    fn attach_xdp(&mut self, ifindex: u32, plan: &Plan) {
-        let attached = match plan.xdp {
-            Some(mode) => self
-                .programs
-                .require(&self.pins, &[load::XDP_PROGRAM])
-                .map_err(DatapathError::from)
-                .and_then(|()| Ok(xdp::attach(&self.pins, &self.programs, ifindex, mode)?)),
-            None => xdp::detach(&self.pins, ifindex).map_err(DatapathError::from),
-        };
-        if let Err(error) = attached {
-            let error = crate::error_chain(&error);
-            tracing::warn!(interface = plan.name, error, "no XDP here: tc does it all");
-        }
-    }
-
-    /// What INTERFACES is to say: XDP sends frames out only where its program is in the driver.
-    fn entry(&self, ifindex: u32, plan: &Plan) -> Interface {
-        let mut entry = plan.interface;
-        if xdp::mode(&self.pins, ifindex) == Some(XdpMode::Native) {
-            entry.flags |= flags::XDP;
-        }
-        entry
-    }
-
     fn attach(&mut self, ifindex: u32, plan: &Plan) -> Result<(), DatapathError> {
         if plan.layer == Layer::Ip {
             self.programs.require(&self.pins, &load::IP_PROGRAMS)?;

@@ -2,13 +2,16 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 
+use proxy_common::interface::{Interface, flags};
 use serde::{Deserialize, Serialize};
 
+use super::interfaces::Plan;
 use super::load::{Programs, XDP_PROGRAM};
 use super::pin::{PinError, PinKind, Pins};
 use super::sys::{self, AttachType, LinkTarget};
+use super::{Datapath, DatapathError};
 
 /// Where XDP is wanted: on uplinks, never on a pod's side.
 #[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -71,6 +74,33 @@ pub enum XdpError {
     Pin(#[from] PinError),
 }
 
+impl Datapath {
+    /// What XDP does not get goes on to tc, so a driver that refuses it loses nothing.
+    pub(super) fn attach_xdp(&mut self, ifindex: u32, plan: &Plan) {
+        let attached = match plan.xdp {
+            Some(mode) => self
+                .programs
+                .require(&self.pins, &[XDP_PROGRAM])
+                .map_err(DatapathError::from)
+                .and_then(|()| Ok(attach(&self.pins, &self.programs, ifindex, mode)?)),
+            None => detach(&self.pins, ifindex).map_err(DatapathError::from),
+        };
+        if let Err(error) = attached {
+            let error = crate::error_chain(&error);
+            tracing::warn!(interface = plan.name, error, "no XDP here: tc does it all");
+        }
+    }
+
+    /// What INTERFACES is to say: XDP sends frames out only where its program is in the driver.
+    pub(super) fn entry(&self, ifindex: u32, plan: &Plan) -> Interface {
+        let mut entry = plan.interface;
+        if mode(&self.pins, ifindex) == Some(XdpMode::Native) {
+            entry.flags |= flags::XDP;
+        }
+        entry
+    }
+}
+
 /// Attaches the program, or swaps the one that is there; a link of another mode goes first.
 pub fn attach(
     pins: &Pins,
@@ -130,6 +160,6 @@ pub fn is_intact(pins: &Pins, programs: &Programs, ifindex: u32) -> bool {
     info.is_ok_and(|info| info.prog_id == id && info.target as u32 == ifindex)
 }
 
-fn is_at(link: std::os::fd::BorrowedFd<'_>, ifindex: u32) -> bool {
+fn is_at(link: BorrowedFd<'_>, ifindex: u32) -> bool {
     sys::link_info(link).is_ok_and(|info| info.target as u32 == ifindex)
 }

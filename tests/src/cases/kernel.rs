@@ -487,8 +487,8 @@ fn sockets<F: CaseFamily>(world: &World) -> Result<Vec<Socket>> {
     opened.context("a socket of the world")
 }
 
-/// Runs every case that XDP may see in a namespace of its own and returns what went wrong, in words;
-/// `None` where the kernel cannot test-run XDP at an interface.
+/// Runs every case that XDP may see in a namespace of its own and returns what went wrong, in
+/// words; `None` where the kernel cannot test-run XDP at an interface.
 pub fn run_all_at_xdp(cases: &[Case]) -> Result<Option<Vec<String>>> {
     let sandbox = Sandbox::new()?;
     let netns = namespace(&sandbox)?;

@@ -69,8 +69,8 @@ pub fn send<F: CaseFamily>(case: &Case, tables: &HostTables<F>, now: u32) -> Out
 }
 
 /// True for what XDP has to answer itself: what is dropped, refused, or sent out by an interface
-/// that takes frames. Not so in a flow that leaves by another one or is due to go by tc; and an ICMP
-/// error takes the next hop that its flow knows, which the flows of the table do not.
+/// that takes frames. Not so in a flow that leaves by another one or is due to go by tc; and an
+/// ICMP error takes the next hop that its flow knows, which the flows of the table do not.
 fn is_due(case: &Case) -> bool {
     let is_error = matches!(case.packet.body, Body::Error { .. });
     let by_xdp = |flow: &Flow| {
