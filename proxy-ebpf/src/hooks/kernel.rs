@@ -43,8 +43,8 @@ pub fn jiffies_secs(ticks: u64, hz: u32) -> u32 {
 /// is resolved, and the size checked, elsewhere.
 #[inline(always)]
 pub fn find_route<F: Family>(ctx: *mut c_void, query: &RouteQuery<F>, ifindex: u32) -> Option<u32> {
-    let (result, params) = look_up_route(ctx, query, ifindex, 0);
-    match result {
+    let mut params = fib_params(query, ifindex);
+    match look_up_route(ctx, &mut params, 0) {
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH | BPF_FIB_LKUP_RET_FRAG_NEEDED => {
             Some(params.ifindex)
         }
@@ -60,20 +60,26 @@ pub fn find_next_hop<F: Family>(
     query: &RouteQuery<F>,
     ifindex: u32,
 ) -> Option<NextHop> {
-    let (result, params) = look_up_route(ctx, query, ifindex, BPF_FIB_LOOKUP_OUTPUT);
-    (result == BPF_FIB_LKUP_RET_SUCCESS && params.ifindex == ifindex).then_some(NextHop {
+    let mut params = fib_params(query, ifindex);
+    let result = look_up_route(ctx, &mut params, BPF_FIB_LOOKUP_OUTPUT);
+    if result != BPF_FIB_LKUP_RET_SUCCESS || params.ifindex != ifindex {
+        return None;
+    }
+    Some(NextHop {
         dst: params.dmac,
         src: params.smac,
     })
 }
 
 #[inline(always)]
-fn look_up_route<F: Family>(
-    ctx: *mut c_void,
-    query: &RouteQuery<F>,
-    ifindex: u32,
-    flags: u32,
-) -> (u32, bpf_fib_lookup) {
+fn look_up_route(ctx: *mut c_void, params: &mut bpf_fib_lookup, flags: u32) -> u32 {
+    let len = size_of::<bpf_fib_lookup>() as i32;
+    // SAFETY: `params` is a valid struct of the length given.
+    unsafe { fib_lookup(ctx, params, len, flags) as u32 }
+}
+
+#[inline(always)]
+fn fib_params<F: Family>(query: &RouteQuery<F>, ifindex: u32) -> bpf_fib_lookup {
     // SAFETY: zero is valid for every field.
     let mut params: bpf_fib_lookup = unsafe { core::mem::zeroed() };
     params.l4_protocol = query.protocol;
@@ -90,10 +96,7 @@ fn look_up_route<F: Family>(
         params.__bindgen_anon_3.ipv6_src = src.map(|word| word.0);
         params.__bindgen_anon_4.ipv6_dst = dst.map(|word| word.0);
     }
-    let len = size_of::<bpf_fib_lookup>() as i32;
-    // SAFETY: `params` is a valid struct of the length given.
-    let result = unsafe { fib_lookup(ctx, &mut params, len, flags) } as u32;
-    (result, params)
+    params
 }
 
 /// True if a socket of the current namespace owns the connection whose packets have `tuple`. A

@@ -17,8 +17,8 @@ where
     E: Environment<F>,
 {
     let of_backend = answers_leave_by(env, headers, to);
-    of_backend == answers_leave_by(env, headers, &headers.tuple)
-        && of_backend.is_some_and(|ifindex| is_attached(tables, ifindex))
+    let of_frontend = answers_leave_by(env, headers, &headers.tuple);
+    of_backend == of_frontend && of_backend != NO_ROUTE && is_attached(tables, of_backend)
 }
 
 /// True if the backend's answer to the client leaves by an interface without our programs.
@@ -35,20 +35,25 @@ where
     E: Environment<F>,
 {
     let out = answers_leave_by(env, headers, to);
-    out.is_some_and(|ifindex| !is_attached(tables, ifindex))
+    out != NO_ROUTE && !is_attached(tables, out)
 }
 
-/// The interface that answers to a packet with `tuple` leave by.
+/// No interface has this index. A number, because kernel 5.10 refuses to compare two `Option`s of
+/// which one is without a value: it would read what nobody has written.
+const NO_ROUTE: u32 = 0;
+
+/// The interface that answers to a packet with `tuple` leave by, or [`NO_ROUTE`].
 #[inline(always)]
 fn answers_leave_by<F: Family, E: Environment<F>>(
     env: &E,
     headers: &Headers<F>,
     tuple: &Tuple<F::Addr>,
-) -> Option<u32> {
-    env.route(&RouteQuery {
+) -> u32 {
+    let answers = RouteQuery {
         tuple: tuple.reversed(),
         protocol: headers.protocol,
-    })
+    };
+    env.route(&answers).unwrap_or(NO_ROUTE)
 }
 
 #[inline(always)]
