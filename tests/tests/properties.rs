@@ -14,7 +14,7 @@ use tests::cases::host::{self, HostEnvironment, NOW};
 use tests::cases::packets::{PacketSpec, echo, syn, udp};
 use tests::cases::verify::{Ends, ends, wrong_checksum};
 use tests::cases::world::*;
-use tests::cases::{Case, Outcome, random};
+use tests::cases::{Case, Outcome, random, xdp};
 use tests::rules;
 
 /// Counters that tell of a flow beside the reason of the packet's end.
@@ -251,6 +251,10 @@ fn random_cases_reach_the_ends() {
         let case = strategy.new_tree(&mut runner).expect("a case").current();
         seen.extend(host::run::<V4>(&case, 1, NOW).0.counters.into_keys());
         seen.extend(host::run::<V6>(&case, 1, NOW).0.counters.into_keys());
+        if xdp::applies(&case) {
+            let tables = case.world.tables::<V4>(1, NOW);
+            seen.extend(xdp::send(&case, &tables, NOW).counters.into_keys());
+        }
     }
     let missing: Vec<&Counter> = packet_counters()
         .filter(|counter| !seen.contains(*counter))
@@ -290,8 +294,25 @@ fn packet_counters() -> impl Iterator<Item = &'static Counter> {
         .filter(move |counter| !others.contains(counter))
 }
 
+/// How a packet by XDP, and by tc where XDP leaves it, differs from the same by tc alone.
+fn by_xdp<F: CaseFamily>(case: &Case) -> Option<String> {
+    let (at_tc, _) = host::run::<F>(case, 1, NOW);
+    xdp::compare::<F>(case, at_tc, false)
+}
+
 proptest! {
     #![proptest_config(settings())]
+
+    /// Whatever comes: XDP answers it as tc does, or leaves it as it came.
+    #[test]
+    fn xdp_changes_nothing_but_the_way(
+        case in random::any_damaged_case(),
+    ) {
+        rules(&["P-10"]);
+        let case = Case { segment_len: 0, mark: 0, ..case }.ingress(UPLINK);
+        prop_assert_eq!(by_xdp::<V4>(&case), None);
+        prop_assert_eq!(by_xdp::<V6>(&case), None);
+    }
 
     /// Properties 1 and 7: the path ends on any bytes, with exactly one reason, and never reads
     /// behind the packet.
