@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd as _;
 
 use proxy_common::{
-    ABI_VERSION, Addr4, Addr6, Backend, BackendState, Be16, Config, Frontend, FrontendKey,
+    ABI_OLDEST, ABI_VERSION, Addr4, Addr6, Backend, BackendState, Be16, Config, Frontend,
+    FrontendKey,
 };
 use proxy_userspace::datapath::abi::Abi;
 use proxy_userspace::datapath::catalog::{MapKind, MapSizes, MapSpec, catalog};
@@ -257,11 +258,14 @@ fn maps_that_the_text_does_not_tell_of_are_adopted() {
 #[test]
 fn version_that_cannot_be_converted_is_refused_and_kept() {
     let place = Place::enter();
-    let text = successor(OURS).replace("oldest_version 1", "oldest_version 2");
+    let next = ABI_VERSION + 1;
+    let oldest = format!("oldest_version {ABI_OLDEST}\n");
+    let text = successor(OURS).replace(&oldest, &format!("oldest_version {next}\n"));
     pin_foreign(&place, &text);
     let before = content(&Pins::at(place.bpffs()));
     let error = Datapath::load(&options(&place, sizes(1))).unwrap_err();
-    assert!(error.to_string().contains("map ABI version 2"), "{error}");
+    let version = format!("map ABI version {next}");
+    assert!(error.to_string().contains(&version), "{error}");
     assert_eq!(content(&Pins::at(place.bpffs())), before);
 }
 
