@@ -62,16 +62,45 @@ impl<F: Family> Context<F> for *mut xdp_md {
     }
 }
 
-/// The steps as subprograms: their stack frames do not add up, nor do those of the families.
+/// The steps as subprograms on a context: their stack frames do not add up, nor do those of the
+/// families.
 macro_rules! subprograms {
+    ($context:ty) => {
+        subprograms!(
+            $context,
+            Subprograms4,
+            V4,
+            begin4,
+            unreadable4,
+            track4,
+            refresh4,
+            choose4,
+            create4,
+            finish4,
+            answer4
+        );
+        subprograms!(
+            $context,
+            Subprograms6,
+            V6,
+            begin6,
+            unreadable6,
+            track6,
+            refresh6,
+            choose6,
+            create6,
+            finish6,
+            answer6
+        );
+    };
     (
-        $name:ident, $family:ty, $context:ty, $begin:ident, $unreadable:ident, $track:ident,
+        $context:ty, $name:ident, $family:ty, $begin:ident, $unreadable:ident, $track:ident,
         $refresh:ident, $choose:ident, $create:ident, $finish:ident, $answer:ident
     ) => {
         struct $name {
-            pub ctx: $context,
-            pub hook: u32,
-            pub l3: u32,
+            ctx: $context,
+            hook: u32,
+            l3: u32,
         }
 
         impl Steps for $name {

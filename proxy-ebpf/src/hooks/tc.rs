@@ -41,32 +41,7 @@ pub fn run(ctx: &TcContext, hook: Hook, l3: usize) -> i32 {
     act(skb, hook, l3, verdict)
 }
 
-subprograms!(
-    Subprograms4,
-    V4,
-    *mut __sk_buff,
-    begin4,
-    unreadable4,
-    track4,
-    refresh4,
-    choose4,
-    create4,
-    finish4,
-    answer4
-);
-subprograms!(
-    Subprograms6,
-    V6,
-    *mut __sk_buff,
-    begin6,
-    unreadable6,
-    track6,
-    refresh6,
-    choose6,
-    create6,
-    finish6,
-    answer6
-);
+subprograms!(*mut __sk_buff);
 
 /// True for a packet that one of our programs has redirected; its mark is cleared (P-3).
 #[inline(always)]

@@ -34,32 +34,7 @@ pub fn run(ctx: &XdpContext) -> u32 {
     }
 }
 
-subprograms!(
-    Subprograms4,
-    V4,
-    *mut xdp_md,
-    begin4,
-    unreadable4,
-    track4,
-    refresh4,
-    choose4,
-    create4,
-    finish4,
-    answer4
-);
-subprograms!(
-    Subprograms6,
-    V6,
-    *mut xdp_md,
-    begin6,
-    unreadable6,
-    track6,
-    refresh6,
-    choose6,
-    create6,
-    finish6,
-    answer6
-);
+subprograms!(*mut xdp_md);
 
 #[inline(always)]
 fn act<F: ScratchMap>(ctx: *mut xdp_md, verdict: Verdict, reason: Counter) -> u32 {

@@ -1,11 +1,10 @@
 //! A packet in a `Vec`: for tests, fuzzing and `shunt explain`.
 
 use bytemuck::{AnyBitPattern, NoUninit};
-use proxy_common::{Be16, Counter};
+use proxy_common::Counter;
 
-use super::{L4Change, L4Checksum, Packet, checked_len};
+use super::{Packet, checked_len};
 use crate::Stop;
-use crate::wire::checksum;
 
 /// A packet in memory.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -42,16 +41,6 @@ impl Packet for HostPacket {
         let bytes = bytes.ok_or(Stop::Drop(Counter::WriteFailed))?;
         bytes[..size_of::<T>()].copy_from_slice(bytemuck::bytes_of(value));
         Ok(())
-    }
-
-    fn update_l4_checksum(
-        &mut self,
-        at: usize,
-        change: L4Change,
-        kind: L4Checksum,
-    ) -> Result<(), Stop> {
-        let old: Be16 = self.read(at)?;
-        self.write(at, &checksum::updated(old, change, kind))
     }
 
     fn resize(&mut self, len: usize) -> Result<(), Stop> {

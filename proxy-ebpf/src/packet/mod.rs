@@ -8,10 +8,10 @@ pub mod host;
 pub mod xdp;
 
 use bytemuck::{AnyBitPattern, NoUninit};
-use proxy_common::Counter;
+use proxy_common::{Be16, Counter};
 
 use crate::Stop;
-use crate::wire::checksum::Delta;
+use crate::wire::checksum::{self, Delta};
 
 /// A byte offset into a packet, bounded so that the verifier can follow it through memory.
 #[repr(transparent)]
@@ -90,13 +90,18 @@ pub trait Packet {
     fn write<T: NoUninit>(&mut self, at: usize, value: &T) -> Result<(), Stop>;
 
     /// Updates the transport checksum at `at`, also where the stack or the device will finish it
-    /// (partial checksum), and what the device computed over the whole packet.
+    /// (partial checksum), and what the device computed over the whole packet. As it is here, for
+    /// packets without either.
+    #[inline(always)]
     fn update_l4_checksum(
         &mut self,
         at: usize,
         change: L4Change,
         kind: L4Checksum,
-    ) -> Result<(), Stop>;
+    ) -> Result<(), Stop> {
+        let old: Be16 = self.read(at)?;
+        self.write(at, &checksum::updated(old, change, kind))
+    }
 
     /// Makes the packet `len` bytes long: cut at the end, or grown with zeros.
     fn resize(&mut self, len: usize) -> Result<(), Stop>;

@@ -5,11 +5,10 @@ use core::ptr;
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated::bpf_xdp_adjust_tail;
 use bytemuck::{AnyBitPattern, NoUninit};
-use proxy_common::{Be16, Counter};
+use proxy_common::Counter;
 
-use super::{L4Change, L4Checksum, Packet, checked_len};
+use super::{Packet, checked_len};
 use crate::Stop;
-use crate::wire::checksum;
 
 /// A frame. Data pointers are read anew for each access, since helpers may move them; unaligned
 /// access as in [`SkbPacket`](super::bpf::SkbPacket).
@@ -59,17 +58,6 @@ impl Packet for XdpPacket {
         // SAFETY: as in `read`; T has no padding.
         unsafe { ptr::write(start, *value) };
         Ok(())
-    }
-
-    #[inline(always)]
-    fn update_l4_checksum(
-        &mut self,
-        at: usize,
-        change: L4Change,
-        kind: L4Checksum,
-    ) -> Result<(), Stop> {
-        let old: Be16 = self.read(at)?;
-        self.write(at, &checksum::updated(old, change, kind))
     }
 
     #[inline(always)]
