@@ -1,10 +1,9 @@
 //! The BPF programs' bodies: context in, hook code out.
 
+mod environment;
 mod kernel;
 mod register;
-mod skb_environment;
 pub mod sock_addr;
 mod steps;
 pub mod tc;
 pub mod xdp;
-mod xdp_environment;

@@ -1,64 +1,45 @@
 //! The steps of the path as subprograms, for every hook that sees packets.
 
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
-
 use proxy_common::Counter;
 
-use super::skb_environment::SkbEnvironment;
-use super::xdp_environment::XdpEnvironment;
+use super::environment::{KernelEnvironment, Raw};
 use crate::packet::bpf::SkbPacket;
 use crate::packet::xdp::XdpPacket;
 use crate::pipeline::{Refusal, Step};
 use crate::tables::bpf::{Maps, ScratchMap};
 use crate::wire::ethernet;
-use crate::{Environment, Family, Hook, Packet, Tables, Verdict, pipeline};
+use crate::{Family, Hook, Packet, Tables, Verdict, pipeline};
 
 /// What the kernel gives a program that runs on a packet.
-pub trait Context<F: Family>: Copy {
+pub trait Context: Raw {
     /// The packet in it.
     type Packet: Packet;
-    /// The kernel around it.
-    type Environment: Environment<F>;
 
-    /// The packet.
+    /// The packet, of this family.
     ///
     /// # Safety
     /// The kernel gave the context to this program run.
-    unsafe fn packet(self) -> Self::Packet;
-
-    /// The environment, at `hook` as number.
-    fn environment(self, hook: u32) -> Self::Environment;
+    unsafe fn packet<F: Family>(self) -> Self::Packet;
 }
 
-impl<F: Family> Context<F> for *mut __sk_buff {
+impl Context for *mut __sk_buff {
     type Packet = SkbPacket;
-    type Environment = SkbEnvironment;
 
     #[inline(always)]
-    unsafe fn packet(self) -> SkbPacket {
+    unsafe fn packet<F: Family>(self) -> SkbPacket {
         // SAFETY: the caller's.
         unsafe { SkbPacket::new(self, F::VERSION == 6) }
     }
-
-    #[inline(always)]
-    fn environment(self, hook: u32) -> SkbEnvironment {
-        SkbEnvironment::new(self, hook)
-    }
 }
 
-impl<F: Family> Context<F> for *mut xdp_md {
+impl Context for *mut xdp_md {
     type Packet = XdpPacket;
-    type Environment = XdpEnvironment;
 
     #[inline(always)]
-    unsafe fn packet(self) -> XdpPacket {
+    unsafe fn packet<F: Family>(self) -> XdpPacket {
         // SAFETY: the caller's.
         unsafe { XdpPacket::new(self) }
-    }
-
-    #[inline(always)]
-    fn environment(self, _hook: u32) -> XdpEnvironment {
-        XdpEnvironment::new(self)
     }
 }
 
@@ -198,12 +179,12 @@ pub(super) use subprograms;
 
 /// [`pipeline::begin`].
 #[inline(always)]
-pub fn begin<F: ScratchMap, C: Context<F>>(ctx: C, hook: u32, l3: u32) -> Step {
+pub fn begin<F: ScratchMap, C: Context>(ctx: C, hook: u32, l3: u32) -> Step {
     let Some(scratch) = F::scratch(hook) else {
         return NO_SCRATCH;
     };
     // SAFETY: the kernel gave the context to this program run.
-    let packet = unsafe { ctx.packet() };
+    let packet = unsafe { ctx.packet::<F>() };
     // SAFETY: this CPU's element for this hook; nothing else runs at it until the program ends.
     let scratch = unsafe { &mut *scratch };
     pipeline::or_stop(pipeline::begin::<F, _>(&packet, scratch, l3_offset(l3)))
@@ -211,7 +192,7 @@ pub fn begin<F: ScratchMap, C: Context<F>>(ctx: C, hook: u32, l3: u32) -> Step {
 
 /// [`pipeline::unreadable`].
 #[inline(always)]
-pub fn unreadable<F: Family, C: Context<F>>(ctx: C, l3: u32, step: Step) -> Step
+pub fn unreadable<F: Family, C: Context>(ctx: C, l3: u32, step: Step) -> Step
 where
     Maps: Tables<F>,
 {
@@ -219,7 +200,7 @@ where
         return step;
     };
     // SAFETY: the kernel gave the context to this program run.
-    let packet = unsafe { ctx.packet() };
+    let packet = unsafe { ctx.packet::<F>() };
     pipeline::or_stop(pipeline::unreadable::<F, _, _>(
         &packet,
         &Maps,
@@ -230,14 +211,14 @@ where
 
 /// [`pipeline::track`].
 #[inline(always)]
-pub fn track<F: ScratchMap, C: Context<F>>(ctx: C, hook: u32) -> Step
+pub fn track<F: ScratchMap, C: Context>(ctx: C, hook: u32) -> Step
 where
     Maps: Tables<F>,
 {
     let Some(scratch) = F::scratch(hook) else {
         return NO_SCRATCH;
     };
-    let env = ctx.environment(hook);
+    let env = KernelEnvironment::new(ctx, hook);
     // SAFETY: as in `begin`.
     pipeline::or_stop(pipeline::track::<F, _, _>(&Maps, &env, unsafe {
         &mut *scratch
@@ -246,14 +227,14 @@ where
 
 /// [`pipeline::refresh`].
 #[inline(always)]
-pub fn refresh<F: ScratchMap, C: Context<F>>(ctx: C, hook: u32) -> Step
+pub fn refresh<F: ScratchMap, C: Context>(ctx: C, hook: u32) -> Step
 where
     Maps: Tables<F>,
 {
     let Some(scratch) = F::scratch(hook) else {
         return NO_SCRATCH;
     };
-    let env = ctx.environment(hook);
+    let env = KernelEnvironment::new(ctx, hook);
     // SAFETY: as in `begin`.
     pipeline::or_stop(pipeline::refresh::<F, _, _>(&Maps, &env, unsafe {
         &mut *scratch
@@ -262,14 +243,14 @@ where
 
 /// [`pipeline::choose`].
 #[inline(always)]
-pub fn choose<F: ScratchMap, C: Context<F>>(ctx: C, hook: u32) -> Step
+pub fn choose<F: ScratchMap, C: Context>(ctx: C, hook: u32) -> Step
 where
     Maps: Tables<F>,
 {
     let Some(scratch) = F::scratch(hook) else {
         return NO_SCRATCH;
     };
-    let env = ctx.environment(hook);
+    let env = KernelEnvironment::new(ctx, hook);
     // SAFETY: as in `begin`.
     pipeline::or_stop(pipeline::choose::<F, _, _>(&Maps, &env, unsafe {
         &mut *scratch
@@ -278,14 +259,14 @@ where
 
 /// [`pipeline::create`].
 #[inline(always)]
-pub fn create<F: ScratchMap, C: Context<F>>(ctx: C, hook: u32) -> Step
+pub fn create<F: ScratchMap, C: Context>(ctx: C, hook: u32) -> Step
 where
     Maps: Tables<F>,
 {
     let Some(scratch) = F::scratch(hook) else {
         return NO_SCRATCH;
     };
-    let env = ctx.environment(hook);
+    let env = KernelEnvironment::new(ctx, hook);
     // SAFETY: as in `begin`.
     pipeline::or_stop(pipeline::create::<F, _, _>(&Maps, &env, unsafe {
         &mut *scratch
@@ -294,13 +275,13 @@ where
 
 /// [`pipeline::finish`].
 #[inline(always)]
-pub fn finish<F: ScratchMap, C: Context<F>>(ctx: C, hook: u32) -> Step {
+pub fn finish<F: ScratchMap, C: Context>(ctx: C, hook: u32) -> Step {
     let Some(scratch) = F::scratch(hook) else {
         return NO_SCRATCH;
     };
     // SAFETY: the kernel gave the context to this program run.
-    let mut packet = unsafe { ctx.packet() };
-    let env = ctx.environment(hook);
+    let mut packet = unsafe { ctx.packet::<F>() };
+    let env = KernelEnvironment::new(ctx, hook);
     // SAFETY: as in `begin`.
     pipeline::or_stop(pipeline::finish::<F, _, _>(&mut packet, &env, unsafe {
         &*scratch
@@ -309,7 +290,7 @@ pub fn finish<F: ScratchMap, C: Context<F>>(ctx: C, hook: u32) -> Step {
 
 /// [`pipeline::answer`].
 #[inline(always)]
-pub fn answer<F: Family, C: Context<F>>(ctx: C, l3: u32, step: Step) -> Step
+pub fn answer<F: Family, C: Context>(ctx: C, l3: u32, step: Step) -> Step
 where
     Maps: Tables<F>,
 {
@@ -317,9 +298,9 @@ where
         return step;
     };
     // SAFETY: the kernel gave the context to this program run.
-    let mut packet = unsafe { ctx.packet() };
+    let mut packet = unsafe { ctx.packet::<F>() };
     // The hook is not asked for.
-    let env = ctx.environment(Hook::Ingress as u32);
+    let env = KernelEnvironment::new(ctx, Hook::Ingress as u32);
     let refusal = Refusal {
         l3: l3_offset(l3),
         reason,
