@@ -1,7 +1,5 @@
 //! A packet at the tc hooks.
 
-use core::ptr;
-
 use aya_ebpf::bindings::{__sk_buff, BPF_F_HDR_FIELD_MASK, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use aya_ebpf::helpers::generated::{
     bpf_csum_update, bpf_l4_csum_replace, bpf_skb_change_tail, bpf_skb_pull_data,
@@ -9,7 +7,8 @@ use aya_ebpf::helpers::generated::{
 use bytemuck::{AnyBitPattern, NoUninit};
 use proxy_common::Counter;
 
-use super::{L4Change, L4Checksum, Packet, checked_len};
+use super::direct::{self, Bounds};
+use super::{L4Change, L4Checksum, Packet};
 use crate::Stop;
 
 /// Bytes that are made linear before the headers are read: MAC header, IPv6 with a few extension
@@ -17,11 +16,6 @@ use crate::Stop;
 const LINEAR_LEN: u32 = 256;
 
 /// An skb. Data pointers are read anew for each access, since helpers may move them.
-///
-/// A value is read and written in one piece where its address is not a multiple of its alignment
-/// too: an IP header behind a MAC header is so. BPF permits that on packets wherever the CPU does,
-/// which is so on every kernel that we support (`CONFIG_HAVE_EFFICIENT_UNALIGNED_ACCESS`), and the
-/// verifier refuses the program elsewhere. Read byte by byte, a foreign packet costs a sixth more.
 pub struct SkbPacket {
     skb: *mut __sk_buff,
     is_ipv6: bool,
@@ -52,14 +46,9 @@ impl SkbPacket {
     }
 
     #[inline(always)]
-    fn at<T>(&self, at: usize) -> Option<*mut T> {
+    fn bounds(&self) -> Bounds {
         // SAFETY: the context is valid for the run (`new`).
-        let (data, end) = unsafe { ((*self.skb).data as usize, (*self.skb).data_end as usize) };
-        let start = data + at;
-        if start + checked_len::<T>() > end {
-            return None;
-        }
-        Some(start as *mut T)
+        unsafe { ((*self.skb).data as usize, (*self.skb).data_end as usize) }
     }
 }
 
@@ -72,18 +61,14 @@ impl Packet for SkbPacket {
 
     #[inline(always)]
     fn read<T: AnyBitPattern>(&self, at: usize) -> Result<T, Stop> {
-        let start = self.at::<T>(at).ok_or(Stop::Pass(Counter::Truncated))?;
-        // SAFETY: bounds checked by `at`; any bytes are a valid T. The address need not be a
-        // multiple of its alignment: see `SkbPacket`.
-        Ok(unsafe { ptr::read(start) })
+        // SAFETY: bounds of this run's packet.
+        unsafe { direct::read(self.bounds(), at) }
     }
 
     #[inline(always)]
     fn write<T: NoUninit>(&mut self, at: usize, value: &T) -> Result<(), Stop> {
-        let start = self.at::<T>(at).ok_or(Stop::Drop(Counter::WriteFailed))?;
-        // SAFETY: as in `read`; T has no padding.
-        unsafe { ptr::write(start, *value) };
-        Ok(())
+        // SAFETY: bounds of this run's packet.
+        unsafe { direct::write(self.bounds(), at, value) }
     }
 
     #[inline(always)]

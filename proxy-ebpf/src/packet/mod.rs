@@ -2,6 +2,8 @@
 
 #[cfg(target_arch = "bpf")]
 pub mod bpf;
+#[cfg(target_arch = "bpf")]
+mod direct;
 #[cfg(not(target_arch = "bpf"))]
 pub mod host;
 #[cfg(target_arch = "bpf")]

@@ -1,17 +1,15 @@
 //! A frame at the XDP hook.
 
-use core::ptr;
-
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated::bpf_xdp_adjust_tail;
 use bytemuck::{AnyBitPattern, NoUninit};
 use proxy_common::Counter;
 
-use super::{Packet, checked_len};
+use super::Packet;
+use super::direct::{self, Bounds};
 use crate::Stop;
 
-/// A frame. Data pointers are read anew for each access, since helpers may move them; unaligned
-/// access as in [`SkbPacket`](super::bpf::SkbPacket).
+/// A frame. Data pointers are read anew for each access, since helpers may move them.
 pub struct XdpPacket {
     ctx: *mut xdp_md,
 }
@@ -27,37 +25,29 @@ impl XdpPacket {
     }
 
     #[inline(always)]
-    fn at<T>(&self, at: usize) -> Option<*mut T> {
+    fn bounds(&self) -> Bounds {
         // SAFETY: the context is valid for the run (`new`).
-        let (data, end) = unsafe { ((*self.ctx).data as usize, (*self.ctx).data_end as usize) };
-        let start = data + at;
-        if start + checked_len::<T>() > end {
-            return None;
-        }
-        Some(start as *mut T)
+        unsafe { ((*self.ctx).data as usize, (*self.ctx).data_end as usize) }
     }
 }
 
 impl Packet for XdpPacket {
     #[inline(always)]
     fn len(&self) -> usize {
-        // SAFETY: the context is valid for the run (`new`).
-        unsafe { ((*self.ctx).data_end as usize).wrapping_sub((*self.ctx).data as usize) }
+        let (data, end) = self.bounds();
+        end.wrapping_sub(data)
     }
 
     #[inline(always)]
     fn read<T: AnyBitPattern>(&self, at: usize) -> Result<T, Stop> {
-        let start = self.at::<T>(at).ok_or(Stop::Pass(Counter::Truncated))?;
-        // SAFETY: bounds checked by `at`; any bytes are a valid T.
-        Ok(unsafe { ptr::read(start) })
+        // SAFETY: bounds of this run's packet.
+        unsafe { direct::read(self.bounds(), at) }
     }
 
     #[inline(always)]
     fn write<T: NoUninit>(&mut self, at: usize, value: &T) -> Result<(), Stop> {
-        let start = self.at::<T>(at).ok_or(Stop::Drop(Counter::WriteFailed))?;
-        // SAFETY: as in `read`; T has no padding.
-        unsafe { ptr::write(start, *value) };
-        Ok(())
+        // SAFETY: bounds of this run's packet.
+        unsafe { direct::write(self.bounds(), at, value) }
     }
 
     #[inline(always)]

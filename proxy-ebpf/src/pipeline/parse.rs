@@ -132,6 +132,20 @@ pub fn destination<F: Family, P: Packet>(packet: &P, l3: usize) -> Result<F::Add
     })
 }
 
+/// Bytes of the transport header and what follows it, as the IP header says: Ethernet may have padded
+/// the packet.
+#[inline(always)]
+pub fn transport_len<F: Family, P: Packet>(packet: &P, headers: &Headers<F>) -> Result<u16, Stop> {
+    let l3 = headers.l3.get();
+    let (at, before) = if F::VERSION == 4 {
+        (l3 + ipv4::TOTAL_LEN, l3)
+    } else {
+        (l3 + ipv6::PAYLOAD_LEN, l3 + ipv6::LEN)
+    };
+    let len: Be16 = packet.read(at)?;
+    Ok((before + len.get() as usize).wrapping_sub(headers.l4.get()) as u16)
+}
+
 /// Gives a later fragment the ports of its datagram's first one, and remembers those of a first
 /// fragment (S-131). Only for datagrams to or from us would it matter; the table is small and LRU.
 #[inline(always)]

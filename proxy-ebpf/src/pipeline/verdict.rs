@@ -3,8 +3,8 @@
 use proxy_common::flow::{flags, path, path_flags};
 use proxy_common::{Address, Be16, Connection, Counter, protocol};
 
-use super::parse::{Fragment, Fragmenting, Headers, Transport};
-use crate::wire::{checksum, ipv4, ipv6, sctp, tcp, udp};
+use super::parse::{self, Fragment, Fragmenting, Headers, Transport};
+use crate::wire::{checksum, sctp, tcp, udp};
 use crate::{Answer, Environment, Family, Hook, Packet, Stop, Verdict};
 
 /// Stops a packet whose flow is translated at the other hook.
@@ -63,7 +63,7 @@ pub fn sendable<F: Family, P: Packet, E: Environment<F>>(
 /// leaves to a device. One packet in 65,536 that is whole looks the same.
 #[inline(always)]
 fn finished_checksum<F: Family, P: Packet>(packet: &P, headers: &Headers<F>) -> Result<(), Stop> {
-    let (l3, l4) = (headers.l3.get(), headers.l4.get());
+    let l4 = headers.l4.get();
     if !matches!(headers.transport, Transport::Ports) || !matches!(headers.fragment, Fragment::No) {
         return Ok(());
     }
@@ -75,13 +75,7 @@ fn finished_checksum<F: Family, P: Packet>(packet: &P, headers: &Headers<F>) -> 
             protocol::TCP => tcp::CHECKSUM,
             _ => udp::CHECKSUM,
         };
-        let (at_len, before) = if F::VERSION == 4 {
-            (l3 + ipv4::TOTAL_LEN, l3)
-        } else {
-            (l3 + ipv6::PAYLOAD_LEN, l3 + ipv6::LEN)
-        };
-        let len: Be16 = packet.read(at_len)?;
-        let len = (before + len.get() as usize).wrapping_sub(l4) as u16;
+        let len = parse::transport_len(packet, headers)?;
         let tuple = &headers.tuple;
         let sum = checksum::pseudo_header(&tuple.src, &tuple.dst, headers.protocol, len);
         let found: Be16 = packet.read(l4 + at)?;

@@ -73,6 +73,14 @@ impl ScratchMap for V6 {
     }
 }
 
+/// Where a field of an element is.
+macro_rules! field {
+    ($name:ident) => {
+        // SAFETY: nothing is read.
+        |element| unsafe { ptr::addr_of_mut!((*element).$name) }
+    };
+}
+
 macro_rules! family {
     (
         $family:ty, $addr:ty, $frontend_ids:ident, $frontends:ident, $backends:ident,
@@ -288,18 +296,18 @@ macro_rules! family {
 
             #[inline(always)]
             fn count_connection(&self, frontend: u32, backend: u32) {
-                counts::connection(&$frontend_counts, frontend);
-                counts::to_backend(&$backend_counts, backend);
+                counts::add(&$frontend_counts, frontend, field!(connections));
+                counts::add(&$backend_counts, backend, field!(connections));
             }
 
             #[inline(always)]
             fn count_refused(&self, frontend: u32) {
-                counts::refused(&$frontend_counts, frontend);
+                counts::add(&$frontend_counts, frontend, field!(refused));
             }
 
             #[inline(always)]
             fn count_dropped(&self, frontend: u32) {
-                counts::dropped(&$frontend_counts, frontend);
+                counts::add(&$frontend_counts, frontend, field!(dropped));
             }
         }
     };

@@ -17,8 +17,8 @@ use proxy_common::{
 
 use crate::{Family, Stop};
 
-/// Which of the two flow tables.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// Which of the two flow tables, in the order in which a connection is in them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum FlowTable {
     /// Connections that are not established yet, or closed: a flood ends here.
     Handshakes,

@@ -1,9 +1,9 @@
 //! The checksum of SCTP (S-129): a CRC32c of the whole packet, which covers no addresses.
 
-use proxy_common::{Be16, Counter, Tuple};
+use proxy_common::{Counter, Tuple};
 
-use crate::pipeline::parse::{Fragment, Headers};
-use crate::wire::{crc32c, ipv4, ipv6, sctp};
+use crate::pipeline::parse::{self, Fragment, Headers};
+use crate::wire::{crc32c, sctp};
 use crate::{Family, Packet, Stop};
 
 /// Makes it right for the ports of `new`. 0 is none yet: the stack or the device computes it over
@@ -29,13 +29,6 @@ pub(super) fn rewrite_checksum<F: Family, P: Packet>(
     if let Fragment::First = headers.fragment {
         return Err(Stop::Drop(Counter::SctpFragment));
     }
-    let end = if F::VERSION == 4 {
-        let len: Be16 = packet.read(headers.l3.get() + ipv4::TOTAL_LEN)?;
-        headers.l3.get() + len.get() as usize
-    } else {
-        let len: Be16 = packet.read(headers.l3.get() + ipv6::PAYLOAD_LEN)?;
-        headers.l3.get() + ipv6::LEN + len.get() as usize
-    };
-    let len = end.wrapping_sub(headers.l4.get()) as u16;
+    let len = parse::transport_len(packet, headers)?;
     packet.write(at, &(old ^ crc32c::change(difference, len)))
 }

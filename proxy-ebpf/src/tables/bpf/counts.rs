@@ -1,11 +1,9 @@
 //! What programs count.
 
-use core::ptr;
-
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, PerCpuArray};
+use proxy_common::Counter;
 use proxy_common::reasons::COUNTERS_LEN;
-use proxy_common::{BackendCounts, Counter, FrontendCounts};
 
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS_LEN, 0);
@@ -31,39 +29,12 @@ pub fn count(counter: Counter) {
     }
 }
 
-/// FRONTEND_COUNTS: a connection begins.
+/// FRONTEND_COUNTS or BACKEND_COUNTS: one more in this field of the element `id`.
 #[inline(always)]
-pub fn connection(counts: &Array<FrontendCounts>, frontend: u32) {
-    if let Some(counts) = counts.get_ptr_mut(frontend) {
+pub fn add<T>(counts: &Array<T>, id: u32, field: impl FnOnce(*mut T) -> *mut u64) {
+    if let Some(counts) = counts.get_ptr_mut(id) {
         // SAFETY: a field of an array's element, which is never freed.
-        unsafe { add_one(ptr::addr_of_mut!((*counts).connections)) };
-    }
-}
-
-/// FRONTEND_COUNTS: one is refused.
-#[inline(always)]
-pub fn refused(counts: &Array<FrontendCounts>, frontend: u32) {
-    if let Some(counts) = counts.get_ptr_mut(frontend) {
-        // SAFETY: as above.
-        unsafe { add_one(ptr::addr_of_mut!((*counts).refused)) };
-    }
-}
-
-/// FRONTEND_COUNTS: one is dropped.
-#[inline(always)]
-pub fn dropped(counts: &Array<FrontendCounts>, frontend: u32) {
-    if let Some(counts) = counts.get_ptr_mut(frontend) {
-        // SAFETY: as above.
-        unsafe { add_one(ptr::addr_of_mut!((*counts).dropped)) };
-    }
-}
-
-/// BACKEND_COUNTS: a connection begins.
-#[inline(always)]
-pub fn to_backend(counts: &Array<BackendCounts>, backend: u32) {
-    if let Some(counts) = counts.get_ptr_mut(backend) {
-        // SAFETY: as above.
-        unsafe { add_one(ptr::addr_of_mut!((*counts).connections)) };
+        unsafe { add_one(field(counts)) };
     }
 }
 
