@@ -12,6 +12,7 @@ use std::os::fd::AsFd as _;
 use proxy_common::config::Timeouts;
 use proxy_common::flow::{flags, path, seen};
 use proxy_common::{ABI_VERSION, Be16, Connection, FlowKey, Tuple};
+use proxy_ebpf::FlowTable;
 use proxy_ebpf::pipeline::conntrack::{is_reply, lifetime};
 use serde::{Deserialize, Serialize};
 
@@ -96,18 +97,11 @@ pub struct FlowView {
     pub redirected_to: Option<String>,
 }
 
-/// Which table an entry was found in.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Table {
-    Handshakes,
-    Flows,
-}
-
 /// One connection as its client's packets show it.
 #[derive(Clone, Copy, Debug)]
 struct Found<A: IpFamily> {
     original: Connection<A>,
-    table: Table,
+    table: FlowTable,
 }
 
 type FoundFlows<A> = BTreeMap<(u8, Tuple<A>), Found<A>>;
@@ -139,8 +133,8 @@ fn entries<A: IpFamily>(pins: &Pins, names: &FamilyNames) -> Result<FoundFlows<A
     let mut found = FoundFlows::new();
     // The second one wins: a connection on its way from table to table may be in both.
     for (map, table) in [
-        (names.handshakes, Table::Handshakes),
-        (names.flows, Table::Flows),
+        (names.handshakes, FlowTable::Handshakes),
+        (names.flows, FlowTable::Flows),
     ] {
         let (fd, info) = pins.map(map)?;
         let sizes = [size_of::<FlowKey<A>>(), size_of::<Connection<A>>()];
@@ -164,7 +158,7 @@ fn add<A: IpFamily>(
     found: &mut FoundFlows<A>,
     key: &FlowKey<A>,
     entry: Connection<A>,
-    table: Table,
+    table: FlowTable,
 ) {
     // An element that is being reused.
     if entry.tag != key.tag() {
@@ -278,7 +272,7 @@ fn socket_addr<A: IpFamily>(addr: A, port: Be16) -> SocketAddr {
     SocketAddr::new(addr.to_ip(), port.get())
 }
 
-fn state(bits: u8, table: Table) -> FlowState {
+fn state(bits: u8, table: FlowTable) -> FlowState {
     let has = |bit| bits & bit != 0;
     match (
         has(seen::FIN_ORIGINAL),
@@ -289,9 +283,9 @@ fn state(bits: u8, table: Table) -> FlowState {
         (true, true, false) => FlowState::Closed,
         (true, false, false) | (false, true, false) => FlowState::Closing,
         (false, false, false) => match table {
-            Table::Flows => FlowState::Established,
-            Table::Handshakes if has(seen::ANSWER) => FlowState::Answered,
-            Table::Handshakes => FlowState::Unanswered,
+            FlowTable::Flows => FlowState::Established,
+            FlowTable::Handshakes if has(seen::ANSWER) => FlowState::Answered,
+            FlowTable::Handshakes => FlowState::Unanswered,
         },
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::datapath::xdp::XdpMode;
 use proxy_common::interface::flags;
 use proxy_common::{ABI_VERSION, Addr4, Addr6, Config, interface::Interface};
 use serde::{Deserialize, Serialize};
@@ -10,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::view::{self, FrontendView};
 use crate::datapath::features::Features;
 use crate::datapath::maps::KernelMaps;
+use crate::datapath::xdp::XdpMode;
 use crate::datapath::{InterfaceStatus, interface_name};
 use crate::maps::Maps as _;
 

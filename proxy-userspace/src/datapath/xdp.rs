@@ -141,10 +141,8 @@ pub fn detach(pins: &Pins, ifindex: u32) -> Result<(), XdpError> {
 
 /// How an interface runs the program, by the pins.
 pub fn mode(pins: &Pins, ifindex: u32) -> Option<XdpMode> {
-    let links = pins.names(PinKind::Links);
-    XdpMode::ALL
-        .into_iter()
-        .find(|mode| links.contains(&mode.pin(ifindex)))
+    let is_pinned = |mode: &XdpMode| pins.path(PinKind::Links, &mode.pin(ifindex)).exists();
+    XdpMode::ALL.into_iter().find(is_pinned)
 }
 
 /// True if the link that is pinned for an interface, if any, still runs our program there.

@@ -79,7 +79,7 @@ fn two_entries_are_one_connection_in_any_order_and_each_alone() {
     ] {
         let mut found = FoundFlows::new();
         for (key, entry) in entries {
-            add(&mut found, &key, entry, Table::Flows);
+            add(&mut found, &key, entry, FlowTable::Flows);
         }
         let view = only(&found).unwrap();
         assert_eq!(view.client.to_string(), "198.51.100.9:40000");
@@ -96,16 +96,16 @@ fn two_entries_are_one_connection_in_any_order_and_each_alone() {
 #[test]
 fn states_follow_what_was_seen() {
     for (bits, table, expected) in [
-        (0, Table::Handshakes, FlowState::Unanswered),
-        (seen::ANSWER, Table::Handshakes, FlowState::Answered),
-        (seen::ANSWER, Table::Flows, FlowState::Established),
-        (seen::FIN_ORIGINAL, Table::Flows, FlowState::Closing),
+        (0, FlowTable::Handshakes, FlowState::Unanswered),
+        (seen::ANSWER, FlowTable::Handshakes, FlowState::Answered),
+        (seen::ANSWER, FlowTable::Flows, FlowState::Established),
+        (seen::FIN_ORIGINAL, FlowTable::Flows, FlowState::Closing),
         (
             seen::FIN_ORIGINAL | seen::FIN_REPLY,
-            Table::Handshakes,
+            FlowTable::Handshakes,
             FlowState::Closed,
         ),
-        (seen::RST_REPLY, Table::Handshakes, FlowState::Reset),
+        (seen::RST_REPLY, FlowTable::Handshakes, FlowState::Reset),
     ] {
         assert_eq!(state(bits, table), expected, "{bits:#x}");
     }
@@ -120,7 +120,7 @@ fn what_is_over_or_being_reused_is_not_shown() {
     ] {
         let [(key, original), _] = pair(protocol::UDP, idle, 0);
         let mut found = FoundFlows::new();
-        add(&mut found, &key, original, Table::Handshakes);
+        add(&mut found, &key, original, FlowTable::Handshakes);
         assert_eq!(only(&found).is_some(), is_there, "{idle}");
     }
     let [(key, original), _] = pair(protocol::TCP, 0, 0);
@@ -129,6 +129,6 @@ fn what_is_over_or_being_reused_is_not_shown() {
         tag: original.tag ^ 1,
         ..original
     };
-    add(&mut found, &key, torn, Table::Handshakes);
+    add(&mut found, &key, torn, FlowTable::Handshakes);
     assert!(found.is_empty());
 }
