@@ -1,12 +1,13 @@
 //! Cases in the kernel: the programs that the agent attaches, run by BPF_PROG_TEST_RUN as tc, in a
 //! network namespace whose devices and routes are those of the world.
 
+mod xdp;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail};
-use aya::programs::xdp::{Xdp, XdpMode};
-use aya::programs::{Program, SchedClassifier, TestRun, TestRunOptions};
+use aya::programs::{Program, SchedClassifier, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use proxy_common::{Counter, protocol};
 use proxy_ebpf::tables::host::HostTables;
@@ -17,7 +18,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::raw_map::{self, KernelTables};
 use super::world::*;
-use super::{Case, Outcome, host, packets, xdp};
+use super::{Case, Outcome, host, packets};
 use crate::net::{Netns, Sandbox};
 
 /// Ticks of the programs' clock in a second: so many that it stands still during a test.
@@ -305,117 +306,6 @@ impl Runner {
     }
 }
 
-/// `struct xdp_md` as 32-bit words, and the words that a test run sets.
-type XdpContext32 = [u32; 6];
-const DATA_END_WORD: usize = 1;
-const INGRESS_IFINDEX_WORD: usize = 3;
-/// The first kernel whose test runs of XDP programs take an interface.
-const XDP_CONTEXT: (u32, u32) = (5, 14);
-
-/// The XDP program, attached to the uplink: a device's receive queue, which a test run borrows, is
-/// there only while a program is. `None` where the kernel is too old for it.
-pub fn attach_xdp(ebpf: &mut Ebpf) -> Result<bool> {
-    if release() < XDP_CONTEXT {
-        return Ok(false);
-    }
-    let program = ebpf.program_mut(XDP_PROGRAM).context(XDP_PROGRAM)?;
-    let program = <&mut Xdp>::try_from(program)?;
-    program.attach(&format!("dev{UPLINK}"), XdpMode::Driver)?;
-    Ok(true)
-}
-
-/// The running kernel's first two numbers.
-fn release() -> (u32, u32) {
-    let uname = nix::sys::utsname::uname().expect("uname");
-    let text = uname.release().to_string_lossy().into_owned();
-    let mut numbers = text.split(|c: char| !c.is_ascii_digit());
-    let mut next = || numbers.next().and_then(|number| number.parse().ok());
-    next()
-        .zip(next())
-        .expect("a release begins with two numbers")
-}
-
-/// Runs the XDP program once on a frame that enters by `ifindex`.
-fn test_run_xdp(ebpf: &Ebpf, ifindex: u32, bytes: &[u8]) -> Result<Output> {
-    let Some(Program::Xdp(program)) = ebpf.program(XDP_PROGRAM) else {
-        bail!("no XDP program");
-    };
-    let mut context: XdpContext32 = [0; 6];
-    context[DATA_END_WORD] = bytes.len() as u32;
-    context[INGRESS_IFINDEX_WORD] = ifindex;
-    let mut out = vec![0; OUT_MAX];
-    let mut options = TestRunOptions::new();
-    options.data_in = Some(bytes);
-    options.data_out = Some(&mut out);
-    options.ctx_in = Some(bytemuck::cast_slice(&context));
-    let result = program.test_run(options).context("BPF_PROG_TEST_RUN")?;
-    out.truncate(result.data_size_out as usize);
-    Ok(Output {
-        action: result.return_value,
-        mark: 0,
-        bytes: out,
-    })
-}
-
-impl Runner {
-    /// Runs a case at XDP and compares with the host's; what went wrong, in words.
-    pub fn run_at_xdp<F: CaseFamily>(&mut self, case: &Case, now: u32) -> Result<Option<String>> {
-        let bytes = case.bytes::<F>();
-        if !is_runnable::<F>(&bytes) {
-            return Ok(None);
-        }
-        let _sockets = sockets::<F>(&case.world)?;
-        let on_host = case.world.tables::<F>(HZ, now);
-        let expected = xdp::send(case, &on_host, now);
-        let tables = case.world.tables::<F>(HZ, now);
-        let kernel = self.tables::<F>();
-        kernel.clear()?;
-        kernel.fill(&tables)?;
-        let output = test_run_xdp(&self.ebpf, case.ifindex, &bytes)
-            .with_context(|| format!("{} ({})", case.name, F::NAME))?;
-        let kernel = self.tables::<F>();
-        let flows = kernel.flows::<F>();
-        let outcome = xdp_outcome(&output, expected.verdict, case, kernel.counters()?)?;
-        let parts = [
-            outcome.differs(&expected),
-            host::flows_differ(&flows, &on_host),
-            host::bindings_differ(&flows, &on_host),
-        ];
-        Ok(parts.into_iter().flatten().reduce(|all, part| all + &part))
-    }
-}
-
-fn xdp_outcome(
-    output: &Output,
-    expected: Verdict,
-    case: &Case,
-    counters: BTreeMap<Counter, u64>,
-) -> Result<Outcome> {
-    // `enum xdp_action` of linux/bpf.h.
-    const DROP: u32 = 1;
-    const PASS: u32 = 2;
-    const TX: u32 = 3;
-    const REDIRECT: u32 = 4;
-    let verdict = match (output.action, expected) {
-        (PASS, _) => Verdict::Pass,
-        (DROP, _) => Verdict::Drop,
-        // Where a frame leaves by the interface that it entered by.
-        (TX, Verdict::Redirect(ifindex)) if ifindex == case.ifindex => expected,
-        (TX, _) => Verdict::Return,
-        (REDIRECT, Verdict::Redirect(ifindex)) if ifindex != case.ifindex => expected,
-        (action, _) => bail!("XDP action {action}"),
-    };
-    let bytes = match verdict {
-        Verdict::Drop => Vec::new(),
-        _ => output.bytes.clone(),
-    };
-    Ok(Outcome {
-        verdict,
-        bytes,
-        counters,
-    })
-}
-
 /// False for a packet without a whole IP header, which the kernel does not test-run.
 pub fn is_runnable<F: CaseFamily>(bytes: &[u8]) -> bool {
     bytes.len() >= packets::L3 + F::HEADER_LEN
@@ -487,54 +377,64 @@ fn sockets<F: CaseFamily>(world: &World) -> Result<Vec<Socket>> {
     opened.context("a socket of the world")
 }
 
-/// Runs every case that XDP may see in a namespace of its own and returns what went wrong, in
-/// words; `None` where the kernel cannot test-run XDP at an interface.
-pub fn run_all_at_xdp(cases: &[Case]) -> Result<Option<Vec<String>>> {
-    let sandbox = Sandbox::new()?;
-    let netns = namespace(&sandbox)?;
-    netns.enter(|| {
-        let mut runner = Runner::new()?;
-        if !attach_xdp(&mut runner.ebpf)? {
-            return Ok(None);
-        }
-        let now = runner.now()?;
-        let mut complaints = Vec::new();
-        for case in cases.iter().filter(|case| xdp::applies(case)) {
-            if case.holds_for::<V4>()
-                && let Some(text) = runner.run_at_xdp::<V4>(case, now)?
-            {
-                complaints.push(format!("{} (IPv4): {text}", case.name));
-            }
-            if case.holds_for::<V6>()
-                && let Some(text) = runner.run_at_xdp::<V6>(case, now)?
-            {
-                complaints.push(format!("{} (IPv6): {text}", case.name));
-            }
-        }
-        Ok(Some(complaints))
-    })?
+/// As what a case is run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum As {
+    Tc,
+    Xdp,
 }
 
 /// Runs every case in a namespace of its own and returns what went wrong, in words.
 pub fn run_all(cases: &[Case]) -> Result<Vec<String>> {
+    in_namespace(|runner| runner.complaints(cases.iter(), As::Tc))
+}
+
+/// The same with every case that XDP may see, as XDP; `None` where the kernel cannot test-run XDP at
+/// an interface.
+pub fn run_all_at_xdp(cases: &[Case]) -> Result<Option<Vec<String>>> {
+    in_namespace(|runner| {
+        if !xdp::attach(&mut runner.ebpf)? {
+            return Ok(None);
+        }
+        let cases = cases.iter().filter(|case| super::xdp::applies(case));
+        runner.complaints(cases, As::Xdp).map(Some)
+    })
+}
+
+fn in_namespace<T: Send>(run: impl FnOnce(&mut Runner) -> Result<T> + Send) -> Result<T> {
     let sandbox = Sandbox::new()?;
     let netns = namespace(&sandbox)?;
-    netns.enter(|| {
-        let mut runner = Runner::new()?;
-        let now = runner.now()?;
+    netns.enter(|| run(&mut Runner::new()?))?
+}
+
+impl Runner {
+    fn complaints<'a>(
+        &mut self,
+        cases: impl Iterator<Item = &'a Case>,
+        how: As,
+    ) -> Result<Vec<String>> {
+        let now = self.now()?;
         let mut complaints = Vec::new();
         for case in cases {
-            if case.holds_for::<V4>()
-                && let Some(text) = runner.run::<V4>(case, now)?
-            {
-                complaints.push(format!("{} (IPv4): {text}", case.name));
-            }
-            if case.holds_for::<V6>()
-                && let Some(text) = runner.run::<V6>(case, now)?
-            {
-                complaints.push(format!("{} (IPv6): {text}", case.name));
-            }
+            complaints.extend(self.complaint::<V4>(case, now, how)?);
+            complaints.extend(self.complaint::<V6>(case, now, how)?);
         }
         Ok(complaints)
-    })?
+    }
+
+    fn complaint<F: CaseFamily>(
+        &mut self,
+        case: &Case,
+        now: u32,
+        how: As,
+    ) -> Result<Option<String>> {
+        if !case.holds_for::<F>() {
+            return Ok(None);
+        }
+        let text = match how {
+            As::Tc => self.run::<F>(case, now)?,
+            As::Xdp => self.run_at_xdp::<F>(case, now)?,
+        };
+        Ok(text.map(|text| format!("{} ({}): {text}", case.name, F::NAME)))
+    }
 }
