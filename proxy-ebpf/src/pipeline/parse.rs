@@ -132,8 +132,8 @@ pub fn destination<F: Family, P: Packet>(packet: &P, l3: usize) -> Result<F::Add
     })
 }
 
-/// Bytes of the transport header and what follows it, as the IP header says: Ethernet may have padded
-/// the packet.
+/// Bytes of the transport header and what follows it, as the IP header says: Ethernet may have
+/// padded the packet.
 #[inline(always)]
 pub fn transport_len<F: Family, P: Packet>(packet: &P, headers: &Headers<F>) -> Result<u16, Stop> {
     let l3 = headers.l3.get();

@@ -389,8 +389,8 @@ pub fn run_all(cases: &[Case]) -> Result<Vec<String>> {
     in_namespace(|runner| runner.complaints(cases.iter(), As::Tc))
 }
 
-/// The same with every case that XDP may see, as XDP; `None` where the kernel cannot test-run XDP at
-/// an interface.
+/// The same with every case that XDP may see, as XDP; `None` where the kernel cannot test-run XDP
+/// at an interface.
 pub fn run_all_at_xdp(cases: &[Case]) -> Result<Option<Vec<String>>> {
     in_namespace(|runner| {
         if !xdp::attach(&mut runner.ebpf)? {
