@@ -8,7 +8,7 @@ use bytemuck::{AnyBitPattern, NoUninit};
 use proxy_common::Counter;
 
 use super::direct::{self, Bounds};
-use super::{L4Change, L4Checksum, Packet};
+use super::{L4Change, L4Checksum, Packet, SEGMENTS_DIFFER};
 use crate::Stop;
 
 /// Bytes that are made linear before the headers are read: MAC header, IPv6 with a few extension
@@ -37,7 +37,10 @@ impl SkbPacket {
             } else {
                 LINEAR_LEN
             };
-            if linear < wanted {
+            // What is pulled out of such a segment is missing in it. The headers that they share
+            // are linear.
+            let are_segments_whole = (*skb).gso_size != SEGMENTS_DIFFER;
+            if linear < wanted && are_segments_whole {
                 // On failure the reads fail as truncated.
                 bpf_skb_pull_data(skb, wanted);
             }

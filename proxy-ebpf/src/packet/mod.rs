@@ -23,6 +23,10 @@ pub struct Offset(u16);
 /// Largest offset: headers that begin behind it are not walked to.
 pub const OFFSET_MAX: usize = 0x1fff;
 
+/// The kernel's GSO_BY_FRAGS: a GSO packet of SCTP, whose segments are buffers of their own behind
+/// the headers that they share.
+pub const SEGMENTS_DIFFER: u32 = 0xffff;
+
 impl Offset {
     /// The IP header on a device without a MAC header.
     pub const ZERO: Self = Self(0);
@@ -108,6 +112,7 @@ pub trait Packet {
     /// Makes the packet `len` bytes long: cut at the end, or grown with zeros.
     fn resize(&mut self, len: usize) -> Result<(), Stop>;
 
-    /// Bytes of payload in each segment of a GSO packet; 0 for a single packet.
+    /// Bytes of payload in each segment of a GSO packet; 0 for a single packet, [`SEGMENTS_DIFFER`]
+    /// for one whose segments lie in it one by one.
     fn segment_len(&self) -> u32;
 }

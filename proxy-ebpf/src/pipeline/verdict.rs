@@ -4,6 +4,7 @@ use proxy_common::flow::{flags, path, path_flags};
 use proxy_common::{Address, Be16, Connection, Counter, protocol};
 
 use super::parse::{self, Fragment, Fragmenting, Headers, Transport};
+use crate::packet::SEGMENTS_DIFFER;
 use crate::wire::{checksum, sctp, tcp, udp};
 use crate::{Answer, Environment, Family, Hook, Packet, Stop, Verdict};
 
@@ -136,13 +137,15 @@ pub fn redirectable_error<F: Family>(
     Ok(())
 }
 
-/// Length on the wire from the IP header on; of one segment in a GSO packet.
+/// Length on the wire from the IP header on; of one segment in a GSO packet, 0 where they differ.
 #[inline(always)]
 fn datagram_len<F: Family, P: Packet>(packet: &P, headers: &Headers<F>) -> Result<usize, Stop> {
-    let segment_len = packet.segment_len() as usize;
-    if segment_len == 0 {
-        return Ok(packet.len() - headers.l3.get());
-    }
+    let segment_len = match packet.segment_len() {
+        0 => return Ok(packet.len() - headers.l3.get()),
+        // Each fits what its sender knows of the path. One that is lost comes again by itself.
+        SEGMENTS_DIFFER => return Ok(0),
+        len => len as usize,
+    };
     let transport_len = if headers.protocol == protocol::TCP {
         let data_offset: u8 = packet.read(headers.l4.get() + tcp::DATA_OFFSET)?;
         (data_offset >> 4) as usize * 4

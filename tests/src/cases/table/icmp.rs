@@ -1,6 +1,7 @@
 //! ICMP errors: those that are translated, and those that a redirect answers with.
 
-use proxy_common::Counter::*;
+use proxy_common::{Counter::*, protocol};
+use proxy_ebpf::packet::SEGMENTS_DIFFER;
 
 use super::super::flows::{Flow, snat, stack};
 use super::super::packets::*;
@@ -150,6 +151,7 @@ fn too_big() -> Vec<Case> {
     let data = tcp(CLIENT_AT, NODE_AT, ACK);
     let large = data.clone().len(1420);
     let many = data.clone().len(3000);
+    let association = sctp(CLIENT_AT, NODE_AT).len(3000);
     let mtu = OVERLAY_MTU as u16;
     let segments = |segment_len, case: Case| Case {
         segment_len,
@@ -194,6 +196,15 @@ fn too_big() -> Vec<Case> {
             case("segments larger than the egress MTU are answered", &many),
         )
         .answered(error_of(&many, IcmpKind::TooBig(mtu)), TooBig),
+        segments(
+            SEGMENTS_DIFFER,
+            case("segments of SCTP are of any length", &association),
+        )
+        .flow(Flow {
+            protocol: protocol::SCTP,
+            ..flow
+        })
+        .redirected(OVERLAY, out(&association), &[OriginalRedirect]),
     ]
 }
 
