@@ -314,6 +314,20 @@ proptest! {
         prop_assert_eq!(by_xdp::<V6>(&case), None);
     }
 
+    /// Whatever comes: the short way ends as the long one does.
+    #[test]
+    fn the_short_way_ends_as_the_long_one(case in random::any_damaged_case()) {
+        rules(&["P-14"]);
+        for hook in [Hook::Ingress, Hook::Egress, Hook::Xdp] {
+            let case = match hook {
+                Hook::Xdp => Case { segment_len: 0, ..case.clone() }.ingress(UPLINK),
+                _ => case.clone(),
+            };
+            prop_assert_eq!(host::compare_ways::<V4>(&case, hook), None);
+            prop_assert_eq!(host::compare_ways::<V6>(&case, hook), None);
+        }
+    }
+
     /// Properties 1 and 7: the path ends on any bytes, with exactly one reason, and never reads
     /// behind the packet.
     #[test]

@@ -154,8 +154,19 @@ fn published(binary: &str) -> PathBuf {
 
 fn flags(tools: &setup::BpfTools) -> String {
     let linker = format!("linker={}", tools.linker.display());
-    // BTF and line information come from debug information.
-    ["-C", &linker, "-C", "debuginfo=2", "-C", "link-arg=--btf"].join("\u{1f}")
+    [
+        "-C",
+        &linker,
+        // BTF and line information come from debug information.
+        "-C",
+        "debuginfo=2",
+        "-C",
+        "link-arg=--btf",
+        // Copies and zeros are stores in place: else each is a call that goes byte by byte.
+        "-C",
+        "link-arg=--disable-expand-memcpy-in-order",
+    ]
+    .join("\u{1f}")
 }
 
 /// Copies the object to its place, unless the same bytes lie there: its time of change makes

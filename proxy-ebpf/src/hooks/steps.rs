@@ -16,6 +16,12 @@ pub trait Context: Raw {
     /// The packet in it.
     type Packet: Packet;
 
+    /// The packet, of this family, without more of it made readable than is.
+    ///
+    /// # Safety
+    /// The kernel gave the context to this program run.
+    unsafe fn packet_as_it_is<F: Family>(self) -> Self::Packet;
+
     /// The packet, of this family.
     ///
     /// # Safety
@@ -27,6 +33,12 @@ impl Context for *mut __sk_buff {
     type Packet = SkbPacket;
 
     #[inline(always)]
+    unsafe fn packet_as_it_is<F: Family>(self) -> SkbPacket {
+        // SAFETY: the caller's.
+        unsafe { SkbPacket::as_it_is(self, F::VERSION == 6) }
+    }
+
+    #[inline(always)]
     unsafe fn packet<F: Family>(self) -> SkbPacket {
         // SAFETY: the caller's.
         unsafe { SkbPacket::new(self, F::VERSION == 6) }
@@ -35,6 +47,12 @@ impl Context for *mut __sk_buff {
 
 impl Context for *mut xdp_md {
     type Packet = XdpPacket;
+
+    #[inline(always)]
+    unsafe fn packet_as_it_is<F: Family>(self) -> XdpPacket {
+        // SAFETY: the caller's.
+        unsafe { XdpPacket::new(self) }
+    }
 
     #[inline(always)]
     unsafe fn packet<F: Family>(self) -> XdpPacket {
@@ -51,6 +69,7 @@ macro_rules! subprograms {
             $context,
             Subprograms4,
             V4,
+            fast4,
             begin4,
             unreadable4,
             track4,
@@ -64,6 +83,7 @@ macro_rules! subprograms {
             $context,
             Subprograms6,
             V6,
+            fast6,
             begin6,
             unreadable6,
             track6,
@@ -75,8 +95,8 @@ macro_rules! subprograms {
         );
     };
     (
-        $context:ty, $name:ident, $family:ty, $begin:ident, $unreadable:ident, $track:ident,
-        $refresh:ident, $choose:ident, $create:ident, $finish:ident, $answer:ident
+        $context:ty, $name:ident, $family:ty, $fast:ident, $begin:ident, $unreadable:ident,
+        $track:ident, $refresh:ident, $choose:ident, $create:ident, $finish:ident, $answer:ident
     ) => {
         struct $name {
             ctx: $context,
@@ -85,6 +105,11 @@ macro_rules! subprograms {
         }
 
         impl Steps for $name {
+            #[inline(always)]
+            fn fast(&mut self) -> Step {
+                unpack($fast(self.ctx, self.hook, self.l3))
+            }
+
             #[inline(always)]
             fn begin(&mut self) -> Step {
                 unpack($begin(self.ctx, self.hook, self.l3))
@@ -135,6 +160,11 @@ macro_rules! subprograms {
         }
 
         #[inline(never)]
+        fn $fast(ctx: $context, hook: u32, l3: u32) -> u64 {
+            pack(steps::fast::<$family, _>(ctx, hook, l3))
+        }
+
+        #[inline(never)]
         fn $begin(ctx: $context, hook: u32, l3: u32) -> u64 {
             pack(steps::begin::<$family, _>(ctx, hook, l3))
         }
@@ -176,6 +206,23 @@ macro_rules! subprograms {
     };
 }
 pub(super) use subprograms;
+
+/// [`pipeline::fast`].
+#[inline(always)]
+pub fn fast<F: Family, C: Context>(ctx: C, hook: u32, l3: u32) -> Step
+where
+    Maps: Tables<F>,
+{
+    // SAFETY: the kernel gave the context to this program run.
+    let mut packet = unsafe { ctx.packet_as_it_is::<F>() };
+    let env = KernelEnvironment::new(ctx, hook);
+    pipeline::or_stop(pipeline::fast::<F, _, _, _>(
+        &mut packet,
+        &Maps,
+        &env,
+        l3_offset(l3),
+    ))
+}
 
 /// [`pipeline::begin`].
 #[inline(always)]

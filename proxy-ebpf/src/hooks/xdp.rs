@@ -4,13 +4,13 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated::bpf_redirect;
 use aya_ebpf::programs::XdpContext;
-use proxy_common::{Be16, Counter, NextHop};
+use proxy_common::{Be16, Counter};
 
 use super::register::{pack, unpack};
 use super::steps::{self, subprograms};
 use crate::packet::xdp::XdpPacket;
 use crate::pipeline::{Step, Steps};
-use crate::tables::bpf::{ScratchMap, count};
+use crate::tables::bpf::count;
 use crate::wire::ethernet;
 use crate::{Answer, Family, Hook, Packet as _, V4, V6, Verdict, pipeline};
 
@@ -24,10 +24,10 @@ pub fn run(ctx: &XdpContext) -> u32 {
     let (hook, l3) = (Hook::Xdp as u32, ethernet::LEN as u32);
     if protocol == V4::ETHERTYPE {
         let (verdict, reason) = pipeline::run(&mut Subprograms4 { ctx, hook, l3 });
-        act::<V4>(ctx, verdict, reason)
+        act(ctx, verdict, reason)
     } else if protocol == V6::ETHERTYPE {
         let (verdict, reason) = pipeline::run(&mut Subprograms6 { ctx, hook, l3 });
-        act::<V6>(ctx, verdict, reason)
+        act(ctx, verdict, reason)
     } else {
         count(Counter::XdpPassed);
         XDP_PASS
@@ -37,7 +37,7 @@ pub fn run(ctx: &XdpContext) -> u32 {
 subprograms!(*mut xdp_md);
 
 #[inline(always)]
-fn act<F: ScratchMap>(ctx: *mut xdp_md, verdict: Verdict, reason: Counter) -> u32 {
+fn act(ctx: *mut xdp_md, verdict: Verdict, reason: Counter) -> u32 {
     let action = match verdict {
         // Nothing is delivered past the stack from here.
         Verdict::Pass | Verdict::Deliver(_) => {
@@ -46,27 +46,16 @@ fn act<F: ScratchMap>(ctx: *mut xdp_md, verdict: Verdict, reason: Counter) -> u3
         }
         Verdict::Drop => XDP_DROP,
         Verdict::Return => XDP_TX,
-        Verdict::Redirect(ifindex) => send::<F>(ctx, ifindex),
+        Verdict::Redirect(ifindex) => send(ctx, ifindex),
     };
     count(reason);
     count(Counter::XdpAnswered);
     action
 }
 
-/// Out by `ifindex`, to the next hop that the flow knows.
+/// Out by `ifindex`: the frame is addressed to the next hop already.
 #[inline(always)]
-fn send<F: ScratchMap>(ctx: *mut xdp_md, ifindex: u32) -> u32 {
-    let Some(scratch) = F::scratch(Hook::Xdp as u32) else {
-        return XDP_DROP;
-    };
-    // SAFETY: this CPU's element for this hook; nothing else runs at it until the program ends.
-    let NextHop { dst, src } = unsafe { (*scratch).entries.connection.next_hop };
-    // SAFETY: the kernel gave the context to this program run.
-    let mut packet = unsafe { XdpPacket::new(ctx) };
-    let written = packet.write(ethernet::DST, &dst);
-    if written.and(packet.write(ethernet::SRC, &src)).is_err() {
-        return XDP_DROP;
-    }
+fn send(ctx: *mut xdp_md, ifindex: u32) -> u32 {
     // SAFETY: the context is the program's; the helper takes plain numbers.
     unsafe {
         if ifindex == (*ctx).ingress_ifindex {

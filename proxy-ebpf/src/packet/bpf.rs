@@ -5,11 +5,12 @@ use aya_ebpf::helpers::generated::{
     bpf_csum_update, bpf_l4_csum_replace, bpf_skb_change_tail, bpf_skb_pull_data,
 };
 use bytemuck::{AnyBitPattern, NoUninit};
-use proxy_common::Counter;
+use proxy_common::{Be16, Counter};
 
 use super::direct::{self, Bounds};
 use super::{L4Change, L4Checksum, Packet, SEGMENTS_DIFFER};
 use crate::Stop;
+use crate::wire::checksum;
 
 /// Bytes that are made linear before the headers are read: MAC header, IPv6 with a few extension
 /// headers or a quoted packet, TCP with options.
@@ -22,6 +23,15 @@ pub struct SkbPacket {
 }
 
 impl SkbPacket {
+    /// The packet of this program run. What is not in its linear part is not read.
+    ///
+    /// # Safety
+    /// `skb` is the context that the kernel gave the running program.
+    #[inline(always)]
+    pub unsafe fn as_it_is(skb: *mut __sk_buff, is_ipv6: bool) -> Self {
+        Self { skb, is_ipv6 }
+    }
+
     /// The packet of this program run, with its headers in the linear part.
     ///
     /// # Safety
@@ -103,6 +113,34 @@ impl Packet for SkbPacket {
             }
             replace(self.skb, at, payload, mangled)
         }
+    }
+
+    /// Each helper that changes a packet costs as much as a look-up, and two are needed where it is
+    /// not known who finishes the checksum. A packet of one segment tells: what it holds is not the
+    /// sum of the pseudo header, so nobody has to finish it. One in 65,536 is taken for one that
+    /// may be unfinished, and goes by the helpers.
+    #[inline(always)]
+    fn update_whole_checksum(
+        &mut self,
+        at: usize,
+        change: L4Change,
+        kind: L4Checksum,
+        partial: Be16,
+    ) -> Result<(), Stop> {
+        let old: Be16 = self.read(at)?;
+        if old == partial || self.segment_len() != 0 {
+            return self.update_l4_checksum(at, change, kind);
+        }
+        self.write(at, &checksum::updated(old, change, kind))?;
+        if !self.is_ipv6 {
+            // The sum that a device made of the whole packet: what the addresses change in the IP
+            // header is taken up by the header's own checksum, and then by the transport's once
+            // more. In IPv6 only by the latter, so nothing changes. Fails harmlessly where there is
+            // no such sum.
+            // SAFETY: the context is valid for the run.
+            unsafe { bpf_csum_update(self.skb, !change.addresses.folded_32()) };
+        }
+        Ok(())
     }
 
     #[inline(always)]

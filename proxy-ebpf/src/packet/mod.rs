@@ -109,6 +109,19 @@ pub trait Packet {
         self.write(at, &checksum::updated(old, change, kind))
     }
 
+    /// The same for the checksum of a whole packet, which is `partial` where the stack has left it
+    /// to a device: the folded sum of the pseudo header. Most are not, and then this costs less.
+    #[inline(always)]
+    fn update_whole_checksum(
+        &mut self,
+        at: usize,
+        change: L4Change,
+        kind: L4Checksum,
+        _partial: Be16,
+    ) -> Result<(), Stop> {
+        self.update_l4_checksum(at, change, kind)
+    }
+
     /// Makes the packet `len` bytes long: cut at the end, or grown with zeros.
     fn resize(&mut self, len: usize) -> Result<(), Stop>;
 

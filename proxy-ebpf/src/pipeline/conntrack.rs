@@ -76,15 +76,42 @@ pub fn track<F: Family, T: Tables<F>>(
     if is_related {
         return Tracked::Related;
     }
-    let connection = &entries.connection;
-    if now != connection.last_seen_secs
-        || seen_after(headers, connection, now) != connection.seen
-        || belongs(headers, connection, table, now) != table
-        || is_over(tables, headers, connection)
-    {
-        return Tracked::Stale;
+    if is_told(tables, headers, &entries.connection, table, now) {
+        Tracked::Known
+    } else {
+        Tracked::Stale
     }
-    Tracked::Known
+}
+
+/// True if the packet belongs to a direction of a connection in FLOWS, of which nothing has to be
+/// written: copies the entry to `found`.
+#[inline(always)]
+pub fn is_settled<F: Family, T: Tables<F>>(
+    tables: &T,
+    headers: &Headers<F>,
+    key: &FlowKey<F::Addr>,
+    found: &mut Connection<F::Addr>,
+    now: u32,
+) -> bool {
+    // An entry that was seen in this second is not over.
+    tables.flow(FlowTable::Flows, key, found)
+        && found.tag == key.tag()
+        && is_told(tables, headers, found, FlowTable::Flows, now)
+}
+
+/// True if the packet tells nothing that its entry in `table` does not say.
+#[inline(always)]
+fn is_told<F: Family, T: Tables<F>>(
+    tables: &T,
+    headers: &Headers<F>,
+    connection: &Connection<F::Addr>,
+    table: FlowTable,
+    now: u32,
+) -> bool {
+    now == connection.last_seen_secs
+        && seen_after(headers, connection, now) == connection.seen
+        && belongs(headers, connection, table, now) == table
+        && !is_over(tables, headers, connection)
 }
 
 /// True for the Reply direction.

@@ -17,6 +17,7 @@ pub struct HostSteps<'a, F: Family, P, T, E> {
     tables: &'a T,
     env: &'a E,
     l3: usize,
+    may_be_fast: bool,
     scratch: Scratch<F>,
 }
 
@@ -29,6 +30,21 @@ where
 {
     /// Sends `packet` down the path and counts where it ends. `l3` is the offset of its IP header.
     pub fn run(packet: &mut P, tables: &T, env: &E, l3: usize) -> (Verdict, Counter) {
+        Self::send(packet, tables, env, l3, true)
+    }
+
+    /// The same, never by the short way: the end must be the same too.
+    pub fn run_long(packet: &mut P, tables: &T, env: &E, l3: usize) -> (Verdict, Counter) {
+        Self::send(packet, tables, env, l3, false)
+    }
+
+    fn send(
+        packet: &mut P,
+        tables: &T,
+        env: &E,
+        l3: usize,
+        may_be_fast: bool,
+    ) -> (Verdict, Counter) {
         let scratch = Scratch {
             headers: no_headers(),
             entries: no_entries(),
@@ -43,6 +59,7 @@ where
             tables,
             env,
             l3,
+            may_be_fast,
             scratch,
         };
         let (verdict, reason) = super::run(&mut steps);
@@ -87,6 +104,18 @@ where
     T: Tables<F>,
     E: Environment<F>,
 {
+    fn fast(&mut self) -> Step {
+        if !self.may_be_fast {
+            return Step::Begin;
+        }
+        or_stop(super::fast::<F, _, _, _>(
+            self.packet,
+            self.tables,
+            self.env,
+            self.l3,
+        ))
+    }
+
     fn begin(&mut self) -> Step {
         or_stop(super::begin(self.packet, &mut self.scratch, self.l3))
     }

@@ -3,14 +3,15 @@
 //! parse -> filter -> conntrack -> frontend -> select -> nat -> verdict
 //!
 //! This file holds the branching between them; a stage never calls another stage. The path has
-//! eight steps, so that in the kernel each can be a subprogram with a stack of its own, verified
-//! once: [`begin`] (what is it), [`unreadable`] (where did it want to go), [`track`] (whose is it),
-//! [`refresh`] (keep its flow alive), [`choose`] (who gets a new flow), [`create`] (a new flow),
-//! [`finish`] (translate), [`answer`] (refuse). An established packet takes [`begin`], [`track`]
-//! and [`finish`]. What one step leaves to the next is in [`Scratch`].
+//! nine steps, so that in the kernel each can be a subprogram with a stack of its own, verified
+//! once: [`fast`] (all of it at once, for most packets), [`begin`] (what is it), [`unreadable`]
+//! (where did it want to go), [`track`] (whose is it), [`refresh`] (keep its flow alive), [`choose`]
+//! (who gets a new flow), [`create`] (a new flow), [`finish`] (translate), [`answer`] (refuse). What
+//! one step leaves to the next is in [`Scratch`].
 
 pub mod affinity;
 pub mod conntrack;
+mod fast;
 pub mod filter;
 pub mod frontend;
 #[cfg(not(target_arch = "bpf"))]
@@ -24,6 +25,7 @@ use proxy_common::{Connection, Counter};
 
 use crate::{Answer, Environment, Family, Hook, Packet, Stop, Tables, Verdict};
 use conntrack::{Entries, Tracked};
+pub use fast::fast;
 use parse::Headers;
 use select::{Choice, Takers};
 
@@ -43,6 +45,8 @@ pub struct Scratch<F: Family> {
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
+    /// [`begin`]: the short way is not for this packet.
+    Begin,
     /// [`track`]: the headers are known.
     Track,
     /// [`unreadable`]: the headers cannot be read, for this reason.
@@ -63,6 +67,8 @@ pub enum Step {
 
 /// The steps with everything that they need; see [`run`].
 pub trait Steps {
+    /// [`fast`].
+    fn fast(&mut self) -> Step;
     /// [`begin`].
     fn begin(&mut self) -> Step;
     /// [`unreadable`].
@@ -84,7 +90,10 @@ pub trait Steps {
 /// Sends one packet down the path, and returns what to do with it and why.
 #[inline(always)]
 pub fn run(steps: &mut impl Steps) -> (Verdict, Counter) {
-    let mut step = steps.begin();
+    let mut step = steps.fast();
+    if let Step::Begin = step {
+        step = steps.begin();
+    }
     if let Step::Unreadable(reason) = step {
         step = steps.unreadable(reason);
     }
@@ -109,7 +118,8 @@ pub fn run(steps: &mut impl Steps) -> (Verdict, Counter) {
     match step {
         Step::End(verdict, reason) => (verdict, reason),
         // The order above leaves nothing else.
-        Step::Unreadable(_)
+        Step::Begin
+        | Step::Unreadable(_)
         | Step::Track
         | Step::Refresh
         | Step::Choose
@@ -284,7 +294,22 @@ where
     P: Packet,
     E: Environment<F>,
 {
-    let (headers, connection) = (&scratch.headers, &scratch.entries.connection);
+    translate(packet, env, &scratch.headers, &scratch.entries.connection)
+}
+
+/// Stages 6 and 7 for the packet with these headers, of this direction of a connection.
+#[inline(always)]
+fn translate<F, P, E>(
+    packet: &mut P,
+    env: &E,
+    headers: &parse::Headers<F>,
+    connection: &Connection<F::Addr>,
+) -> Result<Step, Stop>
+where
+    F: Family,
+    P: Packet,
+    E: Environment<F>,
+{
     verdict::at_this_hook(env, connection)?;
     verdict::sendable(packet, env, headers, connection)?;
     if let parse::Transport::IcmpError = headers.transport {
@@ -293,6 +318,9 @@ where
     } else {
         verdict::redirectable(packet, headers, connection)?;
         nat::rewrite::<F, P>(packet, headers, connection)?;
+    }
+    if matches!(env.hook(), Hook::Xdp) {
+        nat::address_frame(packet, &connection.next_hop)?;
     }
     let (verdict, reason) = verdict::translated(headers, connection);
     Ok(Step::End(verdict, reason))

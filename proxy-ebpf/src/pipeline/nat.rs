@@ -3,16 +3,16 @@
 use bytemuck::Zeroable;
 use proxy_common::flow::{Path, flags, path, path_flags};
 use proxy_common::{
-    Address, Be16, Connection, Counter, Interface, Tuple, interface, node, protocol,
+    Address, Be16, Connection, Counter, Interface, NextHop, Tuple, interface, node, protocol,
 };
 
 use super::frontend::{Origin, Place};
-use super::parse::{Fragment, Headers};
+use super::parse::{self, Fragment, Headers};
 use super::select::{Choice, Masquerade};
 use crate::environment::RouteQuery;
 use crate::packet::{L4Change, L4Checksum};
 use crate::wire::checksum::{self, Delta};
-use crate::wire::{icmp, ipv4, ipv6, tcp, udp};
+use crate::wire::{ethernet, icmp, ipv4, ipv6, tcp, udp};
 use crate::{Environment, Family, Packet, Stop, Tables};
 
 mod sctp;
@@ -291,7 +291,11 @@ fn transport<F: Family, P: Packet>(
     packet
         .read::<Be16>(at)
         .map_err(|_| Stop::Drop(Counter::Unparsable))?;
-    packet.update_l4_checksum(at, change, kind)
+    if !matches!(headers.fragment, Fragment::No) {
+        return packet.update_l4_checksum(at, change, kind);
+    }
+    let partial = parse::partial_checksum(packet, headers)?;
+    packet.update_whole_checksum(at, change, kind, partial)
 }
 
 /// Writes both addresses, and the IPv4 header checksum.
@@ -313,6 +317,13 @@ fn network<F: Family, P: Packet>(
         packet.write(headers.l3.get() + ipv6::SRC, src)?;
         packet.write(headers.l3.get() + ipv6::DST, dst)
     }
+}
+
+/// Writes the MAC addresses of a frame that XDP sends.
+#[inline(always)]
+pub fn address_frame<P: Packet>(packet: &mut P, next_hop: &NextHop) -> Result<(), Stop> {
+    packet.write(ethernet::DST, &next_hop.dst)?;
+    packet.write(ethernet::SRC, &next_hop.src)
 }
 
 /// One hop: what the stack would do to a packet that we forward past it.

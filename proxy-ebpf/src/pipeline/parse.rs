@@ -5,7 +5,7 @@ use proxy_common::{
 };
 
 use crate::packet::Offset;
-use crate::wire::{icmp, ipv4, ipv6, tcp};
+use crate::wire::{checksum, icmp, ipv4, ipv6, tcp, udp};
 use crate::{Family, Packet, Stop, Tables};
 
 /// What a packet's transport header is, as far as we care.
@@ -122,6 +122,50 @@ pub fn parse<F: Family, P: Packet>(
     Ok(())
 }
 
+/// The headers of a whole TCP or UDP packet without IP options or extension headers, as [`parse`]
+/// reads them; `None` for any other, and where they cannot all be read.
+#[inline(always)]
+pub fn plain<F: Family, P: Packet>(packet: &P, l3: usize) -> Option<Headers<F>> {
+    let network = network::<F, P, 0>(packet, l3).ok()?;
+    let header_len = if F::VERSION == 4 { ipv4::LEN } else { ipv6::LEN };
+    if network.l4 != l3 + header_len || !matches!(network.fragment, Fragment::No) {
+        return None;
+    }
+    // A constant, which the verifier need not follow.
+    let l4 = l3 + header_len;
+    let checksum_at = match network.protocol {
+        protocol::TCP => tcp::CHECKSUM,
+        protocol::UDP => udp::CHECKSUM,
+        _ => return None,
+    };
+    packet.read::<Be16>(l4 + checksum_at).ok()?;
+    let tcp_flags = if network.protocol == protocol::TCP {
+        packet.read(l4 + tcp::FLAGS).ok()?
+    } else {
+        0
+    };
+    let [sport, dport] = packet.read(l4).ok()?;
+    Some(Headers {
+        tuple: Tuple {
+            src: network.src,
+            dst: network.dst,
+            sport,
+            dport,
+        },
+        l3: Offset::new(l3).ok()?,
+        l4: Offset::new(l4).ok()?,
+        quoted: Offset::ZERO,
+        quoted_l4: Offset::ZERO,
+        fragment_id: network.fragment_id,
+        protocol: network.protocol,
+        tcp_flags,
+        ttl: network.ttl,
+        transport: Transport::Ports,
+        fragment: Fragment::No,
+        fragmenting: network.fragmenting,
+    })
+}
+
 /// The destination of a packet whose headers could not all be read.
 #[inline(always)]
 pub fn destination<F: Family, P: Packet>(packet: &P, l3: usize) -> Result<F::Addr, Stop> {
@@ -144,6 +188,19 @@ pub fn transport_len<F: Family, P: Packet>(packet: &P, headers: &Headers<F>) -> 
     };
     let len: Be16 = packet.read(at)?;
     Ok((before + len.get() as usize).wrapping_sub(headers.l4.get()) as u16)
+}
+
+/// What the transport checksum of a whole packet is where the stack has left it to a device: the
+/// folded sum of the pseudo header.
+#[inline(always)]
+pub fn partial_checksum<F: Family, P: Packet>(
+    packet: &P,
+    headers: &Headers<F>,
+) -> Result<Be16, Stop> {
+    let len = transport_len(packet, headers)?;
+    let Tuple { src, dst, .. } = &headers.tuple;
+    let sum = checksum::pseudo_header(src, dst, headers.protocol, len);
+    Ok(Be16(checksum::fold(sum)))
 }
 
 /// Gives a later fragment the ports of its datagram's first one, and remembers those of a first

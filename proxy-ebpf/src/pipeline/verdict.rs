@@ -5,7 +5,7 @@ use proxy_common::{Address, Be16, Connection, Counter, protocol};
 
 use super::parse::{self, Fragment, Fragmenting, Headers, Transport};
 use crate::packet::SEGMENTS_DIFFER;
-use crate::wire::{checksum, sctp, tcp, udp};
+use crate::wire::{sctp, tcp, udp};
 use crate::{Answer, Environment, Family, Hook, Packet, Stop, Verdict};
 
 /// Stops a packet whose flow is translated at the other hook.
@@ -76,11 +76,8 @@ fn finished_checksum<F: Family, P: Packet>(packet: &P, headers: &Headers<F>) -> 
             protocol::TCP => tcp::CHECKSUM,
             _ => udp::CHECKSUM,
         };
-        let len = parse::transport_len(packet, headers)?;
-        let tuple = &headers.tuple;
-        let sum = checksum::pseudo_header(&tuple.src, &tuple.dst, headers.protocol, len);
         let found: Be16 = packet.read(l4 + at)?;
-        (found.0, checksum::fold(sum))
+        (found.0, parse::partial_checksum(packet, headers)?.0)
     };
     if found == unfinished {
         return Err(Stop::Pass(Counter::OtherHook));

@@ -13,6 +13,9 @@ use super::packets::{Frame, L3, mac_of};
 use super::world::{At, CaseFamily, MARK, ROUTER_MAC, UPLINK, World, route};
 use super::{Case, Outcome};
 
+/// Where the random numbers of host runs begin.
+const SEED: u32 = 0x2545_f491;
+
 /// Seconds of the clock in host runs.
 pub const NOW: u32 = 1_000_000;
 
@@ -38,7 +41,7 @@ impl HostEnvironment {
             hook,
             ifindex,
             now,
-            seed: Cell::new(0x2545_f491),
+            seed: Cell::new(SEED),
             sockets: world.sockets.clone(),
         }
     }
@@ -111,6 +114,29 @@ pub fn send<F: CaseFamily>(
         bytes: packet.bytes,
         counters: tables.written.borrow().counters.clone(),
     }
+}
+
+/// What comes of a case at `hook` by the short way, where that is for it, and by the long one alone:
+/// how they differ, in words.
+pub fn compare_ways<F: CaseFamily>(case: &Case, hook: Hook) -> Option<String> {
+    let env = HostEnvironment::new(&case.world, hook, case.ifindex, NOW);
+    let [short, long] = [HostSteps::<F, _, _, _>::run, HostSteps::<F, _, _, _>::run_long].map(
+        |run: fn(&mut HostPacket, &HostTables<F>, &HostEnvironment, usize) -> _| {
+            env.seed.set(SEED);
+            let tables = case.world.tables::<F>(1, NOW);
+            let mut packet = HostPacket::new(case.bytes::<F>());
+            packet.segment_len = case.segment_len;
+            let (verdict, _) = run(&mut packet, &tables, &env, L3);
+            let outcome = Outcome {
+                verdict,
+                bytes: packet.bytes,
+                counters: tables.written.borrow().counters.clone(),
+            };
+            (outcome, tables)
+        },
+    );
+    let difference = flows_differ(&short.1, &long.1);
+    short.0.differs(&long.0).or(difference)
 }
 
 /// Runs a case and returns what came of it, and the tables after it.

@@ -53,13 +53,8 @@ pub fn send<F: CaseFamily>(case: &Case, tables: &HostTables<F>, now: u32) -> Out
             counters.insert(Counter::XdpAnswered, 1);
         }
     }
-    match verdict {
-        Verdict::Drop => packet.bytes.clear(),
-        Verdict::Redirect(ifindex) => {
-            packet.bytes[..6].copy_from_slice(&ROUTER_MAC);
-            packet.bytes[6..12].copy_from_slice(&mac_of(ifindex));
-        }
-        _ => {}
+    if verdict == Verdict::Drop {
+        packet.bytes.clear();
     }
     Outcome {
         verdict,
