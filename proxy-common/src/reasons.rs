@@ -105,6 +105,7 @@ counters! {
     Closed = 54, "a closed connection moved from FLOWS to HANDSHAKES";
     XdpPassed = 55, "left by XDP to tc, as it came";
     XdpAnswered = 56, "redirected, answered or dropped by XDP";
+    Tagged = 57, "of a VLAN, whose own device sees it without its tag";
 }
 
 const _: () = {

@@ -22,7 +22,9 @@ pub fn run(ctx: &TcContext, hook: Hook, l3: usize) -> i32 {
         count(Counter::Redirected);
         return TC_ACT_OK;
     }
-    let (verdict, reason) = if protocol == V4::ETHERTYPE {
+    let (verdict, reason) = if is_tagged(skb) {
+        (Verdict::Pass, Counter::Tagged)
+    } else if protocol == V4::ETHERTYPE {
         pipeline::run(&mut Subprograms4 {
             ctx: skb,
             hook: hook as u32,
@@ -42,6 +44,15 @@ pub fn run(ctx: &TcContext, hook: Hook, l3: usize) -> i32 {
 }
 
 subprograms!(*mut __sk_buff);
+
+/// True for a packet with a VLAN's tag beside it, which a redirect would keep (IEEE 802.1Q): it
+/// belongs to the VLAN's device. VLAN 0 says no more than a priority.
+#[inline(always)]
+fn is_tagged(skb: *mut __sk_buff) -> bool {
+    const ID: u32 = 0xfff;
+    // SAFETY: the kernel gave the context to this program run.
+    unsafe { (*skb).vlan_present != 0 && (*skb).vlan_tci & ID != 0 }
+}
 
 /// True for a packet that one of our programs has redirected; its mark is cleared (P-3).
 #[inline(always)]

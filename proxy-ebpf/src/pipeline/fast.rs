@@ -8,6 +8,7 @@ use bytemuck::Zeroable;
 use proxy_common::{Connection, FlowKey};
 
 use super::{Step, conntrack, filter, needs_next_hop, parse, translate};
+use crate::wire::tcp;
 use crate::{Environment, Family, Packet, Stop, Tables};
 
 /// Takes a packet the short way, or tells that it has to go the long one ([`Step::Begin`]). `l3` is
@@ -27,6 +28,10 @@ where
         return Ok(Step::Begin);
     };
     filter::check(tables, config, &headers)?;
+    // What begins a connection is in no entry that need not be written.
+    if headers.tcp_flags & tcp::SYN != 0 {
+        return Ok(Step::Begin);
+    }
     let key = FlowKey::new(headers.tuple, headers.protocol);
     let mut connection = Connection::zeroed();
     let now = env.now_secs(config.hz);

@@ -1,6 +1,6 @@
 //! The end of a new flow: its two entries, under a tuple that nobody else uses.
 
-use proxy_common::{Config, Connection, Counter, FlowKey, SNAT_TRIES_MAX, protocol};
+use proxy_common::{Config, Connection, Counter, FlowKey, SNAT_TRIES_MAX, Side, protocol};
 
 use super::{Entries, closed_bit, expired, find, is_reply, set_other};
 use crate::environment::{port_at, range_len};
@@ -26,7 +26,8 @@ pub fn starts_flow<F: Family>(headers: &Headers<F>) -> bool {
 }
 
 /// True if the answers to the packet would be taken for those of a live flow: the client has dialed
-/// a backend itself, from the port of a flow to it (S-099). A closed flow gives way.
+/// a backend itself, from the port of a flow to it (S-099). A closed flow gives way. Only the port
+/// of a backend is looked up.
 #[inline(always)]
 pub fn clashes<F: Family, T: Tables<F>>(
     tables: &T,
@@ -40,6 +41,9 @@ pub fn clashes<F: Family, T: Tables<F>>(
         found,
         ..
     } = entries;
+    if !tables.port_known(key.protocol, Side::Source, key.tuple.dport.get()) {
+        return false;
+    }
     *other_key = FlowKey::new(key.tuple.reversed(), key.protocol);
     let taken = find(tables, &config.timeouts, other_key, now, found);
     taken.is_some() && is_reply(found) && closed_bit(found.seen) == 0
