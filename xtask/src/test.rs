@@ -52,6 +52,8 @@ enum Layer {
     Host,
     Kernel,
     ApiServer,
+    /// Only in the machines of `cargo xtask kernels`.
+    Guest,
 }
 
 #[derive(Default)]
@@ -240,6 +242,8 @@ fn layer_of(name: &str) -> Layer {
         Layer::ApiServer
     } else if name.starts_with("net_") || name.starts_with("kernel_") {
         Layer::Kernel
+    } else if name.starts_with("guest_") {
+        Layer::Guest
     } else {
         Layer::Host
     }

@@ -29,7 +29,8 @@ pub fn qemu(name: &str, image: &Image, initramfs: &Path) -> Result<Outcome> {
         .arg(initramfs)
         .args(["-append", "console=ttyS0 quiet panic=-1"]);
     let log = command::target(&format!("xtask/kernel-{name}.log"));
-    let outcome = watch(&mut qemu, name, &log)?;
+    let mut outcome = watch(&mut qemu, name, &log)?;
+    outcome.is_guest = true;
     if outcome.release.is_empty() {
         bail!("{name}: it did not boot; see {}", log.display());
     }
@@ -45,7 +46,7 @@ pub fn here(programs: &Programs) -> Result<Outcome> {
     let mut script = format!(
         "export SHUNT_BIN={agent} SHUNT_EBPF_OBJECT={object}\necho \"@release $(uname -r)\"\n"
     );
-    for (name, path) in &programs.tests {
+    for (name, path) in programs.tests_of_all() {
         let path = path.display();
         script += &format!(
             "echo \"{BEGIN} {name}\"\n{path} --nocapture 2>&1\necho \"{END} {name} $?\"\n"
@@ -66,6 +67,7 @@ fn watch(command: &mut Command, name: &str, log: &Path) -> Result<Outcome> {
         .with_context(|| format!("starting {}", command.get_program().display()))?;
     let output = child.stdout.take().context("its output was asked for")?;
     let mut outcome = Outcome {
+        is_guest: false,
         release: String::new(),
         tc: String::new(),
         features: BTreeMap::new(),
