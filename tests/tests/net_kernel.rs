@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use tests::crossing::{Counted, attach_type};
 use tests::rig::{Client, Rig, Target};
 use tests::rules;
 use tests::topology::Variant;
@@ -60,8 +61,10 @@ fn this_kernel_serves_every_path() -> Result<()> {
     rules(&["S-104", "S-178"]);
     let mut rig = Rig::new(Variant::default(), &[])?;
     let status = rig.agents[0].status()?;
-    println!("\n@features {} {}", status["tc"], status["features"]);
+    println!("\n@features {}", status["features"]);
     features(&status, rig.agents[0].kernel()?)?;
+    let by = attach_type(&rig.agents[0], &rig.cluster.nodes[0], "up0")?;
+    println!("\n@fact programs at interfaces by = {by}");
     for path in PATHS {
         for family in FAMILIES {
             served(&mut rig, path, family).with_context(|| format!("{path:?} {family:?}"))?;
@@ -71,15 +74,13 @@ fn this_kernel_serves_every_path() -> Result<()> {
     restarted(&mut rig)
 }
 
-/// Every feature is there exactly where its release says so, and clsact where TCX is not.
+/// Every feature is there exactly where its release says so.
 fn features(status: &Value, release: (u32, u32)) -> Result<()> {
     let found = &status["features"];
     for (name, since) in FEATURES {
         let expected = release >= since;
         ensure!(found[name] == expected, "{name}: {found}");
     }
-    let mode = if release >= (6, 6) { "tcx" } else { "clsact" };
-    ensure!(status["tc"] == mode, "{status}");
     let interfaces = status["interfaces"].as_array().context("interfaces")?;
     let attached = |interface: &Value| interface["attached"] == true;
     let all = interfaces.iter().filter(|found| attached(found)).count();
@@ -93,7 +94,7 @@ fn served(
     (client, target, servers, counters): (Client, Target, &[&str], &[&str]),
     family: IpFamily,
 ) -> Result<()> {
-    let before = rig.agents[0].status()?;
+    let before = Counted::by(&rig.agents[0])?;
     let to = rig.address(target, family);
     for socket in [SocketKind::Tcp, SocketKind::Udp] {
         let plan = Plan::new(socket, to)
@@ -103,14 +104,8 @@ fn served(
         ensure!(report.failed() == 0, "{socket:?}: {report:?}");
         ensure!(report.servers() == servers, "{socket:?}: {report:?}");
     }
-    let after = rig.agents[0].status()?;
     for name in counters {
-        let count = |status: &Value| status["counters"][*name].as_u64().unwrap_or(0);
-        let packets = count(&after).saturating_sub(count(&before));
-        ensure!(
-            packets >= u64::from(CONNECTIONS),
-            "{name} rose by {packets}"
-        );
+        before.ensure_risen(&rig.agents[0], &[name], u64::from(CONNECTIONS))?;
     }
     Ok(())
 }

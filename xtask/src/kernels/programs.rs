@@ -11,7 +11,7 @@ use crate::command;
 use crate::test::{cargo_test, programs};
 
 /// Programs that the tests call.
-const TOOLS: [&str; 8] = [
+const TOOLS: [&str; 9] = [
     "ip",
     "nft",
     "iptables",
@@ -20,6 +20,7 @@ const TOOLS: [&str; 8] = [
     "modprobe",
     "sysctl",
     "tc",
+    "ethtool",
 ];
 
 /// What runs on a kernel.
