@@ -139,14 +139,22 @@ fn restarted(rig: &mut Rig) -> Result<()> {
     ] {
         for family in FAMILIES {
             let to = rig.address(target, family);
-            let (number, answer) = rig.client(client)?.open(Held::new(SocketKind::Tcp, to))?;
+            let opened = rig.client(client)?.open(Held::new(SocketKind::Tcp, to));
+            let (number, answer) = opened.with_context(|| format!("{client:?} to {to}"))?;
             held.push((client, number, answer.server));
         }
     }
+    let before = Counted::by(&rig.agents[0])?;
+    let clock = rig.agents[0].status()?["datapath"]["hz"].take();
     rig.agents[0].kill()?;
     rig.agents[0].run()?;
+    // At another rate all flows would be of another time.
+    let found = rig.agents[0].status()?["datapath"]["hz"].take();
+    ensure!(found == clock, "{found} ticks per second, not {clock}");
     for (client, number, server) in held {
-        let answer = rig.client(client)?.ask(number, 1_000)?;
+        let answer = rig.client(client)?.ask(number, 1_000);
+        let counted = before.since(&rig.agents[0])?;
+        let answer = answer.with_context(|| format!("{client:?} of {server}: {counted:?}"))?;
         ensure!(answer.server == server, "{client:?}: {answer:?}");
     }
     let path = (
