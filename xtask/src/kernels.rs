@@ -32,7 +32,7 @@ const TESTS: [&str; 4] = [
 /// What is tested besides in the machines that are booted, whose kernels have every module.
 const GUEST_TESTS: [&str; 1] = ["guest_links"];
 /// The same, but not with every `cargo xtask test`: it takes minutes.
-const LONG_TESTS: [&str; 0] = [];
+const LONG_TESTS: [&str; 1] = ["guest_xdp"];
 
 /// How much of the tests runs in machines that are booted.
 #[derive(Clone, Copy, PartialEq, Eq)]
