@@ -258,6 +258,17 @@ impl Agent {
         self.child.as_ref().map(Child::id)
     }
 
+    /// The release that it found: major and minor number.
+    pub fn kernel(&self) -> Result<(u32, u32)> {
+        let status = self.status()?;
+        let release = status["features"]["kernel"].as_str().context("a release")?;
+        let mut numbers = release.split(['.', '-']).map(str::parse);
+        match (numbers.next(), numbers.next()) {
+            (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor)),
+            _ => bail!("release {release}"),
+        }
+    }
+
     /// What `shunt status` says.
     pub fn status(&self) -> Result<Value> {
         let output = self.shunt(&["status", "-o", "json", "--bpffs", &self.bpffs()])?;

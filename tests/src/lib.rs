@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod cases;
+pub mod crossing;
 pub mod fake_api;
 pub mod http;
 pub mod lab;

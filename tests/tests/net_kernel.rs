@@ -1,8 +1,9 @@
 //! What the running kernel gives: the features that its release has, the fallback where it lacks
 //! one, and traffic that really takes that way. `cargo xtask kernels` runs this on other kernels.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use tests::crossing::{Counted, attach_type};
 use tests::rig::{Client, Rig, Target};
 use tests::rules;
 use tests::topology::Variant;
@@ -60,8 +61,10 @@ fn this_kernel_serves_every_path() -> Result<()> {
     rules(&["S-104", "S-178"]);
     let mut rig = Rig::new(Variant::default(), &[])?;
     let status = rig.agents[0].status()?;
-    println!("\n@features {} {}", status["tc"], status["features"]);
-    features(&status)?;
+    println!("\n@features {}", status["features"]);
+    features(&status, rig.agents[0].kernel()?)?;
+    let by = attach_type(&rig.agents[0], &rig.cluster.nodes[0], "up0")?;
+    println!("\n@fact programs at interfaces by = {by}");
     for path in PATHS {
         for family in FAMILIES {
             served(&mut rig, path, family).with_context(|| format!("{path:?} {family:?}"))?;
@@ -71,24 +74,13 @@ fn this_kernel_serves_every_path() -> Result<()> {
     restarted(&mut rig)
 }
 
-/// Every feature is there exactly where its release says so, and clsact where TCX is not.
-fn features(status: &Value) -> Result<()> {
+/// Every feature is there exactly where its release says so.
+fn features(status: &Value, release: (u32, u32)) -> Result<()> {
     let found = &status["features"];
-    let release = found["kernel"].as_str().context("a release")?;
-    let mut numbers = release.split(['.', '-']).map(str::parse::<u32>);
-    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
-        bail!("release {release}");
-    };
     for (name, since) in FEATURES {
-        let expected = (major, minor) >= since;
-        ensure!(found[name] == expected, "{name} on {release}: {found}");
+        let expected = release >= since;
+        ensure!(found[name] == expected, "{name}: {found}");
     }
-    let mode = if (major, minor) >= (6, 6) {
-        "tcx"
-    } else {
-        "clsact"
-    };
-    ensure!(status["tc"] == mode, "{} on {release}", status["tc"]);
     let interfaces = status["interfaces"].as_array().context("interfaces")?;
     let attached = |interface: &Value| interface["attached"] == true;
     let all = interfaces.iter().filter(|found| attached(found)).count();
@@ -102,7 +94,7 @@ fn served(
     (client, target, servers, counters): (Client, Target, &[&str], &[&str]),
     family: IpFamily,
 ) -> Result<()> {
-    let before = rig.agents[0].status()?;
+    let before = Counted::by(&rig.agents[0])?;
     let to = rig.address(target, family);
     for socket in [SocketKind::Tcp, SocketKind::Udp] {
         let plan = Plan::new(socket, to)
@@ -112,14 +104,8 @@ fn served(
         ensure!(report.failed() == 0, "{socket:?}: {report:?}");
         ensure!(report.servers() == servers, "{socket:?}: {report:?}");
     }
-    let after = rig.agents[0].status()?;
     for name in counters {
-        let count = |status: &Value| status["counters"][*name].as_u64().unwrap_or(0);
-        let packets = count(&after).saturating_sub(count(&before));
-        ensure!(
-            packets >= u64::from(CONNECTIONS),
-            "{name} rose by {packets}"
-        );
+        before.ensure_risen(&rig.agents[0], &[name], u64::from(CONNECTIONS))?;
     }
     Ok(())
 }
@@ -153,14 +139,22 @@ fn restarted(rig: &mut Rig) -> Result<()> {
     ] {
         for family in FAMILIES {
             let to = rig.address(target, family);
-            let (number, answer) = rig.client(client)?.open(Held::new(SocketKind::Tcp, to))?;
+            let opened = rig.client(client)?.open(Held::new(SocketKind::Tcp, to));
+            let (number, answer) = opened.with_context(|| format!("{client:?} to {to}"))?;
             held.push((client, number, answer.server));
         }
     }
+    let before = Counted::by(&rig.agents[0])?;
+    let clock = rig.agents[0].status()?["datapath"]["hz"].take();
     rig.agents[0].kill()?;
     rig.agents[0].run()?;
+    // At another rate all flows would be of another time.
+    let found = rig.agents[0].status()?["datapath"]["hz"].take();
+    ensure!(found == clock, "{found} ticks per second, not {clock}");
     for (client, number, server) in held {
-        let answer = rig.client(client)?.ask(number, 1_000)?;
+        let answer = rig.client(client)?.ask(number, 1_000);
+        let counted = before.since(&rig.agents[0])?;
+        let answer = answer.with_context(|| format!("{client:?} of {server}: {counted:?}"))?;
         ensure!(answer.server == server, "{client:?}: {answer:?}");
     }
     let path = (

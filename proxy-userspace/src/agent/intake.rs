@@ -10,6 +10,7 @@ use super::health::counts;
 use super::{AgentError, BATCH_MAX, cpu_time};
 use crate::datapath::maps::KernelMaps;
 use crate::datapath::{Datapath, DatapathOptions, environment, load};
+use crate::maps::Maps as _;
 use crate::objects::ObjectEvent;
 use crate::pipeline::store::Store;
 use crate::settings::Settings;
@@ -73,7 +74,8 @@ fn load_datapath(
 ) -> Result<(Datapath, KernelMaps, Settings), AgentError> {
     let (datapath, maps) = Datapath::load(options)?;
     let jiffies = datapath.programs().get(load::JIFFIES);
-    let hz = environment::measure_hz(jiffies).map_err(|source| AgentError::Machine {
+    let known = maps.config().map(|config| config.hz);
+    let hz = environment::hz(known, jiffies).map_err(|source| AgentError::Machine {
         what: "measuring the clock",
         source,
     })?;

@@ -8,9 +8,20 @@ use std::time::{Duration, Instant};
 
 use super::sys;
 
-/// Kernel ticks per second, by two runs of the jiffies program a while apart.
-///
-/// Kernels are built with 100, 250, 300 or 1000; the nearest one is taken.
+/// What kernels are built with, in ticks per second.
+const RATES: [u32; 4] = [100, 250, 300, 1000];
+
+/// Kernel ticks per second. What an earlier agent found holds on: its maps are of the same kernel,
+/// and at another rate every flow in them would be of another time.
+pub fn hz(known: Option<u32>, jiffies: BorrowedFd<'_>) -> io::Result<u32> {
+    match known {
+        Some(hz) if RATES.contains(&hz) => Ok(hz),
+        _ => measure_hz(jiffies),
+    }
+}
+
+/// Kernel ticks per second, by two runs of the jiffies program a while apart: the nearest of
+/// [`RATES`], which on a busy machine may be the wrong one.
 pub fn measure_hz(jiffies: BorrowedFd<'_>) -> io::Result<u32> {
     const APART: Duration = Duration::from_millis(200);
     let first = run(jiffies)?;
@@ -49,8 +60,7 @@ fn run(jiffies: BorrowedFd<'_>) -> io::Result<(Instant, u32)> {
 
 fn nearest_hz(measured: f64) -> u32 {
     let distance = |hz: &u32| (f64::from(*hz).ln() - measured.max(1.0).ln()).abs();
-    let rates = [100, 250, 300, 1000];
-    let nearest = rates
+    let nearest = RATES
         .into_iter()
         .min_by(|a, b| distance(a).total_cmp(&distance(b)));
     nearest.unwrap_or(250)
@@ -199,9 +209,10 @@ fn overlaps(a: [u16; 2], b: [u16; 2]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd as _;
     use std::time::Duration;
 
-    use super::{full_ticks, nearest_hz, overlaps, parse_range, with_ranges, without_ranges};
+    use super::{full_ticks, hz, nearest_hz, overlaps, parse_range, with_ranges, without_ranges};
 
     #[test]
     fn the_clock_is_known_beyond_its_low_bits() {
@@ -213,6 +224,16 @@ mod tests {
                 let low = (ticks & 0x7fff_ffff) as u32;
                 assert_eq!(full_ticks(Duration::from_secs(uptime), 250, low), ticks);
             }
+        }
+    }
+
+    /// No program: asking it fails.
+    #[test]
+    fn hz_of_an_earlier_agent_is_kept_and_nonsense_is_not() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert_eq!(hz(Some(300), file.as_fd()).unwrap(), 300);
+        for unknown in [None, Some(0), Some(299)] {
+            assert!(hz(unknown, file.as_fd()).is_err());
         }
     }
 

@@ -48,7 +48,7 @@ pub struct Features {
     pub kernel: String,
     /// TCX links (6.6); else clsact filters.
     pub tcx: bool,
-    /// `bpf_set_retval` (5.18); else a refused socket call fails with EPERM.
+    /// `bpf_set_retval` (5.18); else a refusal is left to the packet path (P-12).
     pub set_retval: bool,
     /// Ring buffer.
     pub ring_buffer: bool,

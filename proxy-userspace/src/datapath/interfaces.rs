@@ -43,6 +43,8 @@ pub struct Link {
     pub mac: [u8; 6],
     /// Index of its bridge, bond or other controller.
     pub controller: Option<u32>,
+    /// Index of the link that it is made on, as a VLAN device is.
+    pub lower: Option<u32>,
 }
 
 /// One address of a link.
@@ -190,7 +192,7 @@ impl View<'_> {
         set(flags::BRIDGE, link.kind == "bridge");
         let is_udp_tunnel = matches!(link.kind.as_str(), "vxlan" | "geneve");
         set(flags::TAKES_LARGER, is_udp_tunnel);
-        let xdp = self.xdp(link, bits);
+        let xdp = self.xdp(ifindex, link, bits);
         // A port has no address and no route of its own: its bridge has.
         let source = bridge.unwrap_or(ifindex);
         Plan {
@@ -217,19 +219,33 @@ impl View<'_> {
     }
 
     /// Uplinks only. Tunnels and VLAN devices have no driver of their own, nor do bridges.
-    fn xdp(&self, link: &Link, bits: u32) -> Option<XdpMode> {
+    fn xdp(&self, ifindex: u32, link: &Link, bits: u32) -> Option<XdpMode> {
         let is_uplink = bits & (flags::ATTACHED | flags::POD_SIDE) == flags::ATTACHED
             && link.hardware == ETHERNET
             && matches!(link.kind.as_str(), "" | "bond" | "veth");
-        if !is_uplink {
+        if !is_uplink || self.is_below_vlan(ifindex) {
             return None;
         }
         match self.rules.xdp {
-            XdpChoice::Auto => (link.kind != "veth").then_some(XdpMode::Native),
-            XdpChoice::Native => Some(XdpMode::Native),
+            XdpChoice::Auto if self.is_veth(ifindex, link) => None,
+            XdpChoice::Auto | XdpChoice::Native => Some(XdpMode::Native),
             XdpChoice::Generic => Some(XdpMode::Generic),
             XdpChoice::Off => None,
         }
+    }
+
+    /// True if a VLAN device is made on it. Where the driver takes tags off, XDP sees frames of the
+    /// VLAN as if they had none, and would send them on so.
+    fn is_below_vlan(&self, ifindex: u32) -> bool {
+        let mut links = self.snapshot.links.values();
+        links.any(|link| link.kind == "vlan" && link.lower == Some(ifindex))
+    }
+
+    /// A veth, or a bond of them.
+    fn is_veth(&self, ifindex: u32, link: &Link) -> bool {
+        let mut links = self.snapshot.links.values();
+        let is_over = |lower: &Link| lower.controller == Some(ifindex) && lower.kind == "veth";
+        link.kind == "veth" || links.any(is_over)
     }
 
     fn is_wanted(&self, ifindex: u32, link: &Link) -> bool {

@@ -254,31 +254,55 @@ fn xdp_runs_on_uplinks_with_a_driver_unless_told_otherwise() {
         .link(8, "veth8", "veth")
         .address(8, "10.6.0.1/24")
         .link(9, "eth0.5", "vlan")
-        .address(9, "10.7.0.1/24");
-    // eth0, cni0, a port of it, the bond, a veth that is no pod's, a VLAN.
+        .address(9, "10.7.0.1/24")
+        .link(10, "bond1", "bond")
+        .address(10, "10.8.0.1/24")
+        .port(11, "veth11", "veth", 10)
+        .port(12, "eth1", "", 7);
+    // eth0, cni0, a port of it, the bond, a veth that is no pod's, a VLAN, a bond of veths, such a
+    // veth, and what the first bond is of.
     let modes = |choice| {
         let rules = Rules {
             xdp: choice,
             ..Rules::default()
         };
         let plan = node.plan(&rules);
-        [2, 4, 5, 7, 8, 9].map(|ifindex| plan(ifindex).xdp)
+        [2, 4, 5, 7, 8, 9, 10, 11, 12].map(|ifindex| plan(ifindex).xdp)
     };
     let (native, generic) = (Some(XdpMode::Native), Some(XdpMode::Generic));
     let none = None;
     assert_eq!(
         modes(XdpChoice::Auto),
-        [native, none, none, native, none, none]
+        [native, none, none, native, none, none, none, none, none]
     );
     assert_eq!(
         modes(XdpChoice::Native),
-        [native, none, none, native, native, none]
+        [native, none, none, native, native, none, native, none, none]
     );
     assert_eq!(
         modes(XdpChoice::Generic),
-        [generic, none, none, generic, generic, none]
+        [
+            generic, none, none, generic, generic, none, generic, none, none
+        ]
     );
-    assert_eq!(modes(XdpChoice::Off), [none; 6]);
+    assert_eq!(modes(XdpChoice::Off), [none; 9]);
+}
+
+#[test]
+fn xdp_leaves_the_lower_device_of_a_vlan_to_tc() {
+    rules(&["P-10"]);
+    let trunk = uplink().link(9, "eth0.5", "vlan");
+    for choice in [XdpChoice::Auto, XdpChoice::Native, XdpChoice::Generic] {
+        let rules = Rules {
+            xdp: choice,
+            ..Rules::default()
+        };
+        let mut node = trunk.0.clone();
+        // A device of that kind on another link changes nothing.
+        assert!(plan(&node, &rules)[&2].xdp.is_some());
+        node.links.get_mut(&9).unwrap().lower = Some(2);
+        assert_eq!(plan(&node, &rules)[&2].xdp, None);
+    }
 }
 
 #[test]

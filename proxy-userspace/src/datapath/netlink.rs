@@ -123,6 +123,7 @@ fn link(message: LinkMessage) -> (u32, Link) {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Controller(index) => link.controller = Some(index),
+            LinkAttribute::Link(index) => link.lower = Some(index),
             LinkAttribute::Address(mac) => link.mac = mac.try_into().unwrap_or_default(),
             LinkAttribute::LinkInfo(infos) => link.kind = kind(&infos),
             _ => {}

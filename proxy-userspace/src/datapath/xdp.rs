@@ -16,8 +16,8 @@ use super::{Datapath, DatapathError};
 /// Where XDP is wanted: on uplinks, never on a pod's side.
 #[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum XdpChoice {
-    /// Natively where the driver has it, veth excepted: the offloads of its peer break what XDP
-    /// sends (P-10)
+    /// Natively where the driver has it, veth and bonds over veth excepted: they drop what XDP
+    /// sends where their peer runs no program
     #[default]
     Auto,
     /// Natively, on veth too

@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use super::addresses::{self, Addresses, BALANCED4, BALANCED6, PODS4, PODS6, SERVICES4, SERVICES6};
-use super::{Node, Offloads, Overlay, Pod, Uplinks, Variant, node};
+use super::{Device, Node, Offloads, Overlay, Pod, Uplinks, Variant, node};
 use crate::net::{Netns, Place, Sandbox, Tunnel};
 
 /// The shared network's own address, the default gateway of the nodes.
 const GATEWAY: Addresses = addresses::uplink(1);
+/// The VLAN between nodes.
+const VLAN: &str = "vlan id 7";
 /// First address a pod gets.
 const FIRST_POD: u8 = 10;
 
@@ -122,7 +124,7 @@ impl Cluster {
             self.tunnel = Some(Tunnel::new(node::TUN, ends)?);
         }
         for node in &self.nodes {
-            self.attach(&node.netns, "up0", &node.name, node.addresses)?;
+            self.attach_node(node)?;
             let other = 3 - node.number;
             node.netns.ip(&format!(
                 "route add default via {}\nroute add default via {}\n",
@@ -149,17 +151,49 @@ impl Cluster {
 
     /// Connects `netns` to the shared network: `link` there, `port` on the bridge.
     fn attach(&self, netns: &Netns, link: &str, port: &str, own: Addresses) -> Result<()> {
+        self.add_veth(netns, link, port)?;
+        self.net.ip(&format!("link set {port} master br0 up\n"))?;
+        address(netns, link, own)
+    }
+
+    /// Connects a node by the device that the variant asks for. The bridge is on the other side of
+    /// the VLAN too; a bond needs nothing there.
+    fn attach_node(&self, node: &Node) -> Result<()> {
+        let (netns, port) = (&node.netns, &node.name);
+        match self.variant.device {
+            Device::Veth => return self.attach(netns, "up0", port, node.addresses),
+            Device::Vlan => {
+                self.add_veth(netns, "up0-veth", &format!("{port}-veth"))?;
+                netns.ip(&format!(
+                    "link set up0-veth up\nlink add link up0-veth name up0 type {VLAN}\n"
+                ))?;
+                self.net.ip(&format!(
+                    "link set {port}-veth up\n\
+                     link add link {port}-veth name {port} type {VLAN}\n\
+                     link set {port} master br0 up\n"
+                ))?;
+            }
+            Device::Bond => {
+                netns.ip("link add up0 type bond mode active-backup miimon 50\n")?;
+                for number in 0..2 {
+                    let (link, port) = (format!("up0-{number}"), format!("{port}-{number}"));
+                    self.add_veth(netns, &link, &port)?;
+                    self.net.ip(&format!("link set {port} master br0 up\n"))?;
+                    netns.ip(&format!("link set {link} master up0\n"))?;
+                }
+            }
+        }
+        address(netns, "up0", node.addresses)
+    }
+
+    /// A link between `netns` and the shared network.
+    fn add_veth(&self, netns: &Netns, link: &str, port: &str) -> Result<()> {
         self.net.ip(&format!(
-            "link add {port} type veth peer name {link} netns {}\n\
-             link set {port} master br0 up\n",
+            "link add {port} type veth peer name {link} netns {}\n",
             netns.name(),
         ))?;
         set_offloads(&self.variant, &self.net, port)?;
-        set_offloads(&self.variant, netns, link)?;
-        netns.ip(&format!(
-            "link set {link} up\naddr add {}/24 dev {link}\naddr add {}/64 dev {link} nodad\n",
-            own.v4, own.v6,
-        ))
+        set_offloads(&self.variant, netns, link)
     }
 
     /// Adds n1's second uplink with a client on it. A client whose address is not in the link's
@@ -229,6 +263,14 @@ impl Cluster {
             node.v4, peer.v4, peer.v6,
         ))
     }
+}
+
+/// Takes a link of the shared network into use.
+fn address(netns: &Netns, link: &str, own: Addresses) -> Result<()> {
+    netns.ip(&format!(
+        "link set {link} up\naddr add {}/24 dev {link}\naddr add {}/64 dev {link} nodad\n",
+        own.v4, own.v6,
+    ))
 }
 
 /// Switches the offloads of a link off where the variant says so.

@@ -29,6 +29,8 @@ pub struct Variant {
     pub overlay: Overlay,
     /// Uplinks of n1.
     pub uplinks: Uplinks,
+    /// What the uplink of each node to the shared network is.
+    pub device: Device,
     /// Rules and reverse path filter of the nodes.
     pub firewall: Firewall,
     /// MTU of the pods' links (both ends).
@@ -78,6 +80,17 @@ pub enum Uplinks {
     TwoWithPolicy,
 }
 
+/// The device `up0` of a node. All but the plain one need modules that not every kernel has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Device {
+    /// A veth.
+    Veth,
+    /// A VLAN device on a veth.
+    Vlan,
+    /// An active-backup bond of two veths.
+    Bond,
+}
+
 /// Rules and reverse path filter of the nodes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Firewall {
@@ -103,6 +116,7 @@ impl Default for Variant {
             pods: PodNetwork::Routed,
             overlay: Overlay::None,
             uplinks: Uplinks::One,
+            device: Device::Veth,
             firewall: Firewall::Strict,
             pod_mtu: 1500,
             offloads: Offloads::On,

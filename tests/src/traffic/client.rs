@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::SockAddr;
 
 use super::plan::{Amount, Plan};
 use super::report::{Answer, Report};
@@ -64,13 +64,8 @@ fn once(plan: &Plan) -> io::Result<Answer> {
 
 /// Opens a connection; a TCP server greets at once.
 pub(super) fn open(plan: &Plan) -> io::Result<(Connection, Option<Answer>)> {
-    use super::SocketKind::{Tcp, TcpBlocking, Udp, UdpConnected};
-    let kind = if plan.socket.is_tcp() {
-        Type::STREAM
-    } else {
-        Type::DGRAM
-    };
-    let socket = Socket::new(Domain::for_address(plan.to), kind, None)?;
+    use super::SocketKind::{Sctp, Tcp, TcpBlocking, Udp, UdpConnected};
+    let socket = plan.socket.socket(plan.to)?;
     let limit = Duration::from_millis(plan.timeout_ms);
     socket.set_read_timeout(Some(limit))?;
     socket.set_write_timeout(Some(limit))?;
@@ -81,7 +76,7 @@ pub(super) fn open(plan: &Plan) -> io::Result<(Connection, Option<Answer>)> {
     let to = SockAddr::from(plan.to);
     match plan.socket {
         Tcp => socket.connect_timeout(&to, limit)?,
-        TcpBlocking | UdpConnected => socket.connect(&to)?,
+        TcpBlocking | Sctp | UdpConnected => socket.connect(&to)?,
         Udp => return Ok((Connection::Udp(socket.into(), to), None)),
     }
     if plan.socket == UdpConnected {

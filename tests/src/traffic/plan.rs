@@ -1,8 +1,10 @@
 //! What a probe is asked to do.
 
+use std::io;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{Answer, Report, StreamReport};
 
@@ -62,7 +64,7 @@ pub enum Response {
 pub struct Server {
     /// What it calls itself.
     pub name: String,
-    /// Tcp, or any other kind for UDP.
+    /// Tcp, Sctp, or any other kind for UDP.
     pub socket: SocketKind,
     /// Where it listens.
     pub listen: SocketAddr,
@@ -79,6 +81,8 @@ pub enum SocketKind {
     Udp,
     /// connect(), send() and recv().
     UdpConnected,
+    /// A one-to-one socket of SCTP: a module that not every kernel has.
+    Sctp,
 }
 
 /// Many connections, one after the other.
@@ -139,6 +143,24 @@ impl SocketKind {
     /// Whether it is a TCP socket.
     pub fn is_tcp(self) -> bool {
         matches!(self, Self::Tcp | Self::TcpBlocking)
+    }
+
+    /// Whether it is a stream, of TCP or of SCTP.
+    pub fn is_stream(self) -> bool {
+        matches!(self, Self::Tcp | Self::TcpBlocking | Self::Sctp)
+    }
+
+    /// A socket of this kind.
+    pub(super) fn socket(self, to: SocketAddr) -> io::Result<Socket> {
+        let kind = match self.is_stream() {
+            true => Type::STREAM,
+            false => Type::DGRAM,
+        };
+        let protocol = match self {
+            Self::Sctp => Some(Protocol::from(libc::IPPROTO_SCTP)),
+            _ => None,
+        };
+        Socket::new(Domain::for_address(to), kind, protocol)
     }
 }
 

@@ -3,8 +3,6 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 
-use socket2::{Domain, Socket, Type};
-
 use super::plan::Server;
 use super::report::Answer;
 
@@ -15,40 +13,38 @@ const CHUNK: usize = 256 * 1024;
 
 /// Listens, then serves on threads of its own until the process ends.
 pub(super) fn start(server: &Server) -> io::Result<()> {
-    let kind = if server.socket.is_tcp() {
-        Type::STREAM
-    } else {
-        Type::DGRAM
-    };
-    let socket = Socket::new(Domain::for_address(server.listen), kind, None)?;
+    let socket = server.socket.socket(server.listen)?;
     socket.set_reuse_address(true)?;
     if server.listen.is_ipv6() {
         socket.set_only_v6(true)?;
     }
     socket.bind(&server.listen.into())?;
     let name = server.name.clone();
-    if server.socket.is_tcp() {
+    if server.socket.is_stream() {
         socket.listen(BACKLOG)?;
-        std::thread::spawn(move || accept(&name, &socket.into()));
+        let is_tcp = server.socket.is_tcp();
+        std::thread::spawn(move || accept(&name, is_tcp, &socket.into()));
     } else {
         std::thread::spawn(move || answer_datagrams(&name, &socket.into()));
     }
     Ok(())
 }
 
-fn accept(name: &str, listener: &TcpListener) {
+fn accept(name: &str, is_tcp: bool, listener: &TcpListener) {
     loop {
         // A connection that its client reset before it was accepted is no reason to stop.
         let Ok((stream, peer)) = listener.accept() else {
             continue;
         };
         let name = name.to_owned();
-        std::thread::spawn(move || echo(&name, stream, peer));
+        std::thread::spawn(move || echo(&name, is_tcp, stream, peer));
     }
 }
 
-fn echo(name: &str, mut stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
-    stream.set_nodelay(true)?;
+fn echo(name: &str, is_tcp: bool, mut stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
+    if is_tcp {
+        stream.set_nodelay(true)?;
+    }
     stream.write_all(&greeting(name, peer))?;
     let mut buffer = vec![0; CHUNK];
     loop {

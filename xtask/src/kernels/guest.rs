@@ -25,6 +25,10 @@ const DRIVERS: [&str; 8] = [
     "veth", "tun", "dummy", "vxlan", "bonding", "ifb", "macvlan", "ipvlan",
 ];
 
+/// Loaded at the start: a module that registers itself with every network namespace waits for those
+/// that are being removed, and so would a test in its midst.
+const LOADED: [&str; 5] = ["8021q", "bonding", "dummy", "sch_netem", "sctp"];
+
 /// Makes `target/kernels/RELEASE.cpio`.
 pub fn initramfs(image: &Image, programs: &Programs) -> Result<PathBuf> {
     progress::say(&format!("{}: making the initramfs", image.release));
@@ -159,6 +163,7 @@ fn script(programs: &Programs) -> String {
     if let Some(modprobe) = command::which("modprobe") {
         // The kernel loads what a device or rule needs.
         text += &format!("echo {} > /proc/sys/kernel/modprobe\n", modprobe.display());
+        text += &format!("modprobe -a {}\n", LOADED.join(" "));
     }
     let (agent, object) = (programs.agent.display(), programs.object.display());
     text += &format!("export SHUNT_BIN={agent} SHUNT_EBPF_OBJECT={object}\n");

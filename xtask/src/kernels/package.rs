@@ -60,6 +60,10 @@ pub fn kernel(kernel: Kernel) -> Result<Image> {
             .arg(&unpack),
     )?;
     fs::remove_file(&deb).context("removing the package")?;
+    // From Debian 13 on, modules lie where /lib leads to on an installed system.
+    if !unpack.join("lib").exists() {
+        fs::rename(unpack.join("usr/lib"), unpack.join("lib")).context("moving the modules")?;
+    }
     let release = release_of(&unpack).context("the package holds no kernel")?;
     command::run(Command::new("depmod").arg("-b").arg(&unpack).arg(&release))?;
     // Last, so that an interrupted run leaves nothing that looks whole.

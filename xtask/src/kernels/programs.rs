@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use super::TESTS;
 use crate::build;
 use crate::command;
 use crate::test::{cargo_test, programs};
 
 /// Programs that the tests call.
-const TOOLS: [&str; 7] = [
+const TOOLS: [&str; 9] = [
     "ip",
     "nft",
     "iptables",
@@ -18,6 +19,8 @@ const TOOLS: [&str; 7] = [
     "ping",
     "modprobe",
     "sysctl",
+    "tc",
+    "ethtool",
 ];
 
 /// What runs on a kernel.
@@ -53,6 +56,13 @@ pub fn build(names: &[&str]) -> Result<Programs> {
 }
 
 impl Programs {
+    /// Without those of emulated machines.
+    pub fn tests_of_all(&self) -> impl Iterator<Item = &(String, PathBuf)> {
+        self.tests
+            .iter()
+            .filter(|(name, _)| TESTS.contains(&name.as_str()))
+    }
+
     /// The tools that tests call, with the libraries of all programs.
     pub fn files_beside(&self) -> Result<BTreeSet<PathBuf>> {
         let mut files = BTreeSet::new();
