@@ -7,7 +7,7 @@ use proxy_userspace::cli::{self, args::Cli, explain::Misuse};
 
 fn main() -> ExitCode {
     match cli::dispatch(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("shunt: {}", proxy_userspace::error_chain(error.as_ref()));
             match error.is::<Misuse>() {

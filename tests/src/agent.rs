@@ -294,6 +294,21 @@ impl Agent {
         self.node.netns.run(&words)
     }
 
+    /// As [`Self::shunt`], for a command whose code is an answer.
+    pub fn shunt_answer(&self, arguments: &[&str]) -> Result<(i32, String)> {
+        let mut command = Command::new(self.build.binary()?);
+        command.args(arguments);
+        let output = self.node.netns.enter(|| command.output())??;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let code = output.status.code().context("it was killed")?;
+        ensure!(
+            !text.is_empty(),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok((code, text))
+    }
+
     /// Its log, of all its lives.
     pub fn log(&self) -> Result<String> {
         Ok(fs::read_to_string(&self.log)?)

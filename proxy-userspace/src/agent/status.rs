@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::view::{self, FrontendView};
 use crate::datapath::features::Features;
+use crate::datapath::interface_name;
 use crate::datapath::maps::KernelMaps;
+use crate::datapath::serve::InterfaceStatus;
 use crate::datapath::xdp::XdpMode;
-use crate::datapath::{InterfaceStatus, interface_name};
 use crate::maps::Maps as _;
 
 /// Everything that `shunt status` says.
@@ -148,5 +149,7 @@ fn interface((ifindex, entry): &(u32, Interface)) -> Option<InterfaceStatus> {
         attached: entry.flags & flags::ATTACHED != 0,
         pod_side: entry.flags & flags::POD_SIDE != 0,
         xdp: (entry.flags & flags::XDP != 0).then_some(XdpMode::Native),
+        left_alone: None,
+        problem: None,
     })
 }

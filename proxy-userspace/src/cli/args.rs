@@ -28,6 +28,8 @@ pub enum Command {
     Agent(Box<AgentArgs>),
     /// Show what the agent of this node has done
     Status(QueryArgs),
+    /// Look for what keeps this node from serving Services, and say what to do; changes nothing
+    Doctor(DoctorArgs),
     /// Look at Services
     Service(ServiceArgs),
     /// List the live connections of the packet path
@@ -218,6 +220,17 @@ pub struct QueryArgs {
     /// Form of the answer
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
+}
+
+/// `shunt doctor`.
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+pub struct DoctorArgs {
+    /// The agent's --cgroup, for a node where no agent says it
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/cgroup")]
+    pub cgroup: PathBuf,
+    /// Where the pins are.
+    #[command(flatten)]
+    pub query: QueryArgs,
 }
 
 /// `shunt cleanup`.

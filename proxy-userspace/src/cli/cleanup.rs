@@ -1,10 +1,10 @@
 //! `shunt cleanup`.
 
 use super::args::{CleanupArgs, Output, QueryArgs};
-use super::leftovers;
 use crate::agent::socket;
 use crate::datapath;
 use crate::datapath::pin::Pins;
+use crate::leftovers;
 
 /// Cleans up after shunt or after kube-proxy.
 pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {

@@ -2,10 +2,10 @@
 
 pub mod args;
 pub mod cleanup;
+pub mod doctor;
 pub mod explain;
 pub mod flows;
 pub mod kube_proxy_flags;
-pub mod leftovers;
 pub mod query;
 pub mod run;
 pub mod service;
@@ -14,12 +14,14 @@ pub mod table;
 pub mod watch;
 
 use std::io::{self, Write as _};
+use std::process::ExitCode;
 
 use self::args::{Cli, Command, ServiceCommand};
 
-/// Does what the command line says.
-pub fn dispatch(cli: Cli) -> anyhow::Result<()> {
-    match cli.command {
+/// Does what the command line says; the code says what was found, where that is the question.
+pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
+    let done = match cli.command {
+        Command::Doctor(args) => return doctor::show(&args),
         Command::Agent(args) => run::agent(*args),
         Command::Status(args) => status::show(&args),
         Command::Service(args) => match args.command {
@@ -29,7 +31,8 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Flows(args) => flows::show(&args),
         Command::Explain(args) => explain::explain(*args),
         Command::Cleanup(args) => cleanup::run(&args),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 /// Who reads what is printed.

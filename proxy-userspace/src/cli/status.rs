@@ -6,8 +6,8 @@ use super::args::{Output, QueryArgs};
 use super::query::{self, Answer};
 use crate::agent::socket::Question;
 use crate::agent::status::{AgentState, Status};
-use crate::datapath::InterfaceStatus;
 use crate::datapath::features::Features;
+use crate::datapath::serve::InterfaceStatus;
 
 /// Prints the status of the agent, or of what it left in the kernel.
 pub fn show(args: &QueryArgs) -> anyhow::Result<()> {
@@ -38,7 +38,8 @@ fn text(status: &Status) -> String {
         line("Node", status.node.clone());
     }
     line("Version", status.version.clone());
-    line("Kernel", kernel(&status.features));
+    let Features { kernel, .. } = &status.features;
+    line("Kernel", format!("{kernel} with {}", status.features));
     if let Some(tc) = &status.tc {
         line("Attached by", tc.clone());
         let socket_lb = if status.socket_lb { "on" } else { "off" };
@@ -86,17 +87,4 @@ fn interface_line(interface: &InterfaceStatus) -> String {
     };
     let xdp = interface.xdp.map(|mode| format!(", {mode} XDP"));
     format!("{name} ({ifindex}): {attached}{}", xdp.unwrap_or_default())
-}
-
-fn kernel(features: &Features) -> String {
-    let name = |is_there: bool, name: &'static str| is_there.then_some(name);
-    let all = [
-        name(features.tcx, "TCX"),
-        name(features.set_retval, "bpf_set_retval"),
-        name(features.ring_buffer, "ring buffer"),
-        name(features.btf, "BTF"),
-        name(features.udp_destroy, "destruction of UDP sockets"),
-    ];
-    let found: Vec<&str> = all.into_iter().flatten().collect();
-    format!("{} with {}", features.kernel, found.join(", "))
 }
