@@ -258,9 +258,11 @@ impl Agent {
         self.child.as_ref().map(Child::id)
     }
 
-    /// What `shunt status` says.
+    /// What `shunt status` says, be it healthy or not.
     pub fn status(&self) -> Result<Value> {
-        let output = self.shunt(&["status", "-o", "json", "--bpffs", &self.bpffs()])?;
+        let bpffs = self.bpffs();
+        let words = ["status", "-o", "json", "--bpffs", &bpffs];
+        let (_, output) = self.shunt_answer(&words)?;
         serde_json::from_str(&output).with_context(|| format!("reading {output}"))
     }
 

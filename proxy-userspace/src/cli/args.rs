@@ -139,6 +139,8 @@ pub enum AnswerFormat {
     Text,
     /// JSON.
     Json,
+    /// YAML.
+    Yaml,
 }
 
 /// `shunt service`.
@@ -167,7 +169,8 @@ pub struct ServiceListArgs {
     /// Form of the answer
     #[arg(short, long, value_enum, default_value_t)]
     pub output: ListOutput,
-    /// Go on, and print the rows that change; JSON is one object a line then
+    /// Go on, and print the rows that change; JSON is one object a line then, YAML a
+    /// document each
     #[arg(short, long)]
     pub watch: bool,
 }
@@ -192,6 +195,8 @@ pub enum ListOutput {
     Wide,
     /// A JSON list.
     Json,
+    /// The same as YAML.
+    Yaml,
 }
 
 /// `shunt flows`.
@@ -203,7 +208,8 @@ pub struct FlowsArgs {
     /// Only those to this backend: its address, with or without a port
     #[arg(long, value_name = "ADDRESS")]
     pub backend: Option<String>,
-    /// Go on, and print what changes; JSON is one object a line then
+    /// Go on, and print what changes; JSON is one object a line then, YAML a document
+    /// each
     #[arg(short, long)]
     pub watch: bool,
     /// Where the pins are.
@@ -252,6 +258,8 @@ pub enum Output {
     Table,
     /// One JSON object.
     Json,
+    /// The same as YAML.
+    Yaml,
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use super::args::{DoctorArgs, Output};
+use super::args::DoctorArgs;
 use crate::doctor::{self, Finding, Report};
 
 /// Places that a line names; the others are counted.
@@ -12,9 +12,9 @@ const PLACES_SHOWN: usize = 8;
 /// Prints what was found; the code is 1 where there is a problem.
 pub fn show(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let report = doctor::examine(&args.query.bpffs, &args.cgroup);
-    super::print(&match args.query.output {
-        Output::Json => serde_json::to_string_pretty(&report)?,
-        Output::Table => text(&report),
+    super::print(&match args.query.output.form() {
+        Some(form) => form.text(&report)?,
+        None => text(&report),
     })?;
     Ok(match report.problems {
         0 => ExitCode::SUCCESS,

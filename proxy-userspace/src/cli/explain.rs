@@ -28,12 +28,10 @@ pub fn explain(args: ExplainArgs) -> anyhow::Result<()> {
         true => AnswerFormat::Json,
         false => AnswerFormat::Text,
     });
-    match (format, answers.as_slice()) {
-        (AnswerFormat::Json, [answer]) if !is_list => {
-            println!("{}", serde_json::to_string_pretty(answer)?);
-        }
-        (AnswerFormat::Json, answers) => println!("{}", serde_json::to_string_pretty(answers)?),
-        (AnswerFormat::Text, answers) => {
+    match (format.form(), answers.as_slice()) {
+        (Some(form), [answer]) if !is_list => println!("{}", form.text(answer)?),
+        (Some(form), answers) => println!("{}", form.text(answers)?),
+        (None, answers) => {
             let texts: Vec<String> = answers.iter().map(text::text).collect();
             print!("{}", texts.join("\n"));
         }

@@ -5,6 +5,7 @@ pub mod cleanup;
 pub mod doctor;
 pub mod explain;
 pub mod flows;
+pub mod form;
 pub mod kube_proxy_flags;
 pub mod query;
 pub mod run;
@@ -22,8 +23,8 @@ use self::args::{Cli, Command, ServiceCommand};
 pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let done = match cli.command {
         Command::Doctor(args) => return doctor::show(&args),
+        Command::Status(args) => return status::show(&args),
         Command::Agent(args) => run::agent(*args),
-        Command::Status(args) => status::show(&args),
         Command::Service(args) => match args.command {
             ServiceCommand::List(args) => service::list(&args),
             ServiceCommand::Get(args) => service::get(&args),

@@ -16,6 +16,7 @@ pub mod elements;
 pub mod environment;
 mod exchange;
 pub mod features;
+pub mod fill;
 mod glob;
 pub mod interfaces;
 pub mod left_alone;

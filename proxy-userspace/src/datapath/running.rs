@@ -32,6 +32,23 @@ pub struct RunningProgram {
     pub cgroup_id: Option<u64>,
 }
 
+impl RunningProgram {
+    /// True if somebody has detached it. An interface that is gone takes its programs with it.
+    pub fn is_detached(&self) -> bool {
+        let is_there = self.ifindex.is_none() || self.interface.is_some();
+        self.program_id.is_none() && self.program.is_none() && is_there
+    }
+
+    /// Interface and hook.
+    pub fn place(&self) -> String {
+        match (&self.interface, self.ifindex) {
+            (Some(interface), _) => format!("{interface} {}", self.hook),
+            (None, Some(ifindex)) => format!("interface {ifindex} {}", self.hook),
+            (None, None) => self.hook.clone(),
+        }
+    }
+}
+
 /// Every place where the pins say that a program of ours runs.
 pub fn running(pins: &Pins) -> Vec<RunningProgram> {
     let links = pins.names(PinKind::Links).into_iter();

@@ -2,10 +2,13 @@
 
 use super::{Agent, Finding, Node, Severity};
 use crate::agent::socket;
-use crate::agent::status::Status;
+use crate::agent::status::{SourceView, Status};
 use crate::datapath::environment;
+use crate::datapath::fill::{self, MapFill};
 
 const CHECK: &str = "agent";
+/// Percent of a map.
+const NEARLY_FULL: u64 = 90;
 
 pub(super) fn check(node: &Node) -> Vec<Finding> {
     let root = node.pins.root().display().to_string();
@@ -39,6 +42,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
         ),
     }
     found.extend(maps(node, &root));
+    found.extend(room(&fill::fill(&node.pins)));
     found
 }
 
@@ -66,14 +70,15 @@ fn running(place: String, status: &Status) -> Vec<Finding> {
     }
     found.push(drift(status.drift));
     found.extend(status.problems.iter().map(|problem| {
-        Finding::new(
-            Severity::Problem,
-            "programmed",
-            &problem.service,
-            &problem.problem,
+        let text = &problem.problem;
+        Finding::new(problem.severity, "programmed", &problem.service, text).remedy(
+            match problem.severity {
+                Severity::Problem => "make room (--max-services, --max-endpoints) or see its log",
+                _ => "correct the object: what is wrong with it is left out",
+            },
         )
-        .remedy("the object is named here, the reason too; docs/faults.md says what happens then")
     }));
+    found.extend(status.source.iter().flat_map(watches));
     found.extend(status.rejected.iter().map(|rejected| {
         let text = format!("rejected: {}", rejected.error);
         Finding::new(Severity::Warning, "programmed", &rejected.place, text)
@@ -87,6 +92,41 @@ fn running(place: String, status: &Status) -> Vec<Finding> {
         found.push(Finding::ok("programmed", "all Services", text));
     }
     found
+}
+
+/// Watches of the API server that fail.
+fn watches(source: &SourceView) -> Vec<Finding> {
+    let failing = source.watches.iter().filter(|watch| !watch.connected);
+    failing
+        .map(|watch| {
+            let server = watch.server.as_deref().unwrap_or("API server");
+            let error = watch.error.as_deref().unwrap_or("it has not answered yet");
+            let text = format!(
+                "no watch of {} for {} s: {error}",
+                watch.kind, watch.since_secs
+            );
+            Finding::new(Severity::Problem, "api", server, text)
+                .remedy("what is known is served; name servers that need no Service by --apiserver")
+        })
+        .collect()
+}
+
+/// Maps that are nearly full.
+fn room(maps: &[MapFill]) -> Vec<Finding> {
+    let full = maps.iter().filter(|map| map.percent() >= NEARLY_FULL);
+    full.map(|map| {
+        let (used, limit) = (map.used.unwrap_or_default(), map.limit);
+        let text = format!("{used} of {limit} elements are in use");
+        match map.evicts {
+            true => {
+                let text = format!("{text}; it drops what was longest unused");
+                Finding::new(Severity::Note, "room", &map.name, text)
+            }
+            false => Finding::new(Severity::Warning, "room", &map.name, text)
+                .remedy("larger maps: --max-services, --max-endpoints, then start the agent again"),
+        }
+    })
+    .collect()
 }
 
 fn drift(count: u64) -> Finding {

@@ -108,16 +108,8 @@ fn by_plan(snapshot: &Snapshot) -> Vec<Finding> {
 
 /// Hooks that are pinned and empty.
 fn detached(node: &Node) -> Vec<Finding> {
-    let running = node.running.iter();
-    let empty = running.filter(|it| it.program_id.is_none() && it.program.is_none());
-    // An interface that is gone takes its programs with it; the agent removes the pins.
-    let empty = empty.filter(|it| it.ifindex.is_none() || it.interface.is_some());
-    let places: Vec<String> = empty
-        .map(|it| match &it.interface {
-            Some(interface) => format!("{interface} {}", it.hook),
-            None => it.hook.clone(),
-        })
-        .collect();
+    let empty = node.running.iter().filter(|it| it.is_detached());
+    let places: Vec<String> = empty.map(|it| it.place()).collect();
     if places.is_empty() {
         return Vec::new();
     }
