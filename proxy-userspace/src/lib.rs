@@ -22,6 +22,7 @@ pub mod pipeline;
 pub mod restore;
 pub mod settings;
 pub mod sorted;
+pub mod top;
 
 /// Cites the rules that a test is about: read by `cargo xtask rules`.
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use proxy_userspace::cli::{self, args::Cli, explain::Misuse};
+use proxy_userspace::cli::{self, Misuse, args::Cli};
 
 fn main() -> ExitCode {
     match cli::dispatch(Cli::parse()) {

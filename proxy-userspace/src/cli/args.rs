@@ -32,6 +32,8 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Look at Services
     Service(ServiceArgs),
+    /// Watch Services and their backends by rate, on the whole screen
+    Top(TopArgs),
     /// List the live connections of the packet path
     Flows(FlowsArgs),
     /// Say what happens to the first packet of a connection, and why
@@ -197,6 +199,18 @@ pub enum ListOutput {
     Json,
     /// The same as YAML.
     Yaml,
+}
+
+/// `shunt top`.
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+pub struct TopArgs {
+    /// Seconds between two readings of the counters
+    #[arg(long, value_name = "SECONDS", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    pub interval: u16,
+    /// Where the pins are.
+    #[command(flatten)]
+    pub query: QueryArgs,
 }
 
 /// `shunt flows`.

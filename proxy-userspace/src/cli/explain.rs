@@ -3,6 +3,7 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use super::Misuse;
 use super::args::{AnswerFormat, ExplainArgs};
 use crate::config::{self, AgentOptions, Machine};
 use crate::datapath::pin::Pins;
@@ -11,11 +12,6 @@ use crate::explain::{self, Answer, Query, World, packets, text};
 use crate::objects::ObjectEvent;
 use crate::pipeline::watch::Source;
 use crate::pipeline::watch::manifests::Manifests;
-
-/// A question that makes no sense: the command ends with 2, as for a wrong flag.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Misuse(String);
 
 /// Prints what happens to the packets.
 pub fn explain(args: ExplainArgs) -> anyhow::Result<()> {

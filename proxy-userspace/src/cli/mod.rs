@@ -12,12 +12,18 @@ pub mod run;
 pub mod service;
 pub mod status;
 pub mod table;
+pub mod top;
 pub mod watch;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use self::args::{Cli, Command, ServiceCommand};
+
+/// A question that makes no sense: the command ends with 2, as for a wrong flag.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Misuse(String);
 
 /// Does what the command line says; the code says what was found, where that is the question.
 pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
@@ -29,6 +35,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             ServiceCommand::List(args) => service::list(&args),
             ServiceCommand::Get(args) => service::get(&args),
         },
+        Command::Top(args) => top::show(&args),
         Command::Flows(args) => flows::show(&args),
         Command::Explain(args) => explain::explain(*args),
         Command::Cleanup(args) => cleanup::run(&args),
