@@ -2,6 +2,7 @@
 
 mod answers;
 pub mod config_file;
+mod error;
 mod health;
 mod intake;
 mod lookout;
@@ -9,6 +10,7 @@ pub mod names;
 mod node_wait;
 mod setup;
 pub mod socket;
+mod sources;
 pub mod status;
 pub mod view;
 
@@ -20,22 +22,21 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use self::config_file::ConfigFile;
-use self::health::{HealthError, HealthSide};
+use self::health::HealthSide;
 use self::intake::Intake;
 use self::lookout::Lookout;
 use self::node_wait::{NodeError, NodeWait};
 use self::socket::Request;
+use self::sources::Sources;
 use crate::config::AgentOptions;
-use crate::datapath::conntrack_sysctls::SysctlError;
 use crate::datapath::interfaces::{self, Detect, Rules};
 use crate::datapath::maps::KernelMaps;
 use crate::datapath::netlink::{Changes, NetlinkError, Reader};
 use crate::datapath::udp_sockets::Destroyer;
 use crate::datapath::xdp::XdpChoice;
-use crate::datapath::{Datapath, DatapathError, TcChoice};
+use crate::datapath::{Datapath, TcChoice};
 use crate::events::Events;
 use crate::objects::ObjectEvent;
-use crate::pipeline::watch::{self, WatchError};
 use crate::pipeline::{LocalAddress, Reconciler, Report};
 use crate::settings::SocketLb;
 use crate::{error_chain, memory};
@@ -48,44 +49,7 @@ const INTERFACES_PERIOD: Duration = Duration::from_secs(10);
 /// Events taken at once before the maps are reconciled.
 const BATCH_MAX: usize = 4096;
 
-/// Why the agent ended.
-#[derive(Debug, thiserror::Error)]
-pub enum AgentError {
-    /// The datapath could not be started.
-    #[error(transparent)]
-    Datapath(#[from] DatapathError),
-    /// Objects could not be watched.
-    #[error(transparent)]
-    Watch(#[from] WatchError),
-    /// Interfaces could not be read.
-    #[error(transparent)]
-    Netlink(#[from] NetlinkError),
-    /// A server of this node.
-    #[error(transparent)]
-    Health(#[from] HealthError),
-    /// Kernel settings that were asked for.
-    #[error(transparent)]
-    Sysctl(#[from] SysctlError),
-    /// The Node lacks what the options need.
-    #[error(transparent)]
-    Node(#[from] NodeError),
-    /// The configuration file is another one: whoever watches the agent starts it again (S-182).
-    #[error("the configuration file has changed: ending, to be started with it")]
-    ConfigChanged,
-    /// The source of objects ended by itself.
-    #[error("the source of objects ended")]
-    SourceEnded,
-    /// Something of the machine that must work.
-    #[error("{what}")]
-    Machine {
-        /// What was done.
-        what: &'static str,
-        /// Why it failed.
-        #[source]
-        source: std::io::Error,
-    },
-}
-
+pub use self::error::AgentError;
 pub use self::setup::init;
 
 /// What only the command line says.
@@ -165,13 +129,15 @@ struct Agent {
     datapath: Datapath,
     maps: KernelMaps,
     reconciler: Reconciler,
-    is_ready: bool,
+    /// Since when everything is programmed.
+    ready_at: Option<Instant>,
     node_wait: NodeWait,
     node_source: node_wait::Source,
     /// When the wait for the Node is looked at again.
     waits_until: Option<Instant>,
     failure: Option<NodeError>,
 
+    sources: Sources,
     objects: mpsc::Receiver<ObjectEvent>,
     batch: Vec<ObjectEvent>,
     /// CPU time of this process when the last batch came, or the datapath was loaded.
@@ -194,9 +160,8 @@ impl Agent {
         let [terminate, interrupt] = setup::signals()?;
         let datapath_options = setup::datapath_options(&options, &run_options);
         setup::kernel(&options)?;
-        let clients = watch::clients(&options.source).await?;
         // Started first, so that a source that cannot be watched leaves the machine untouched.
-        let mut objects = watch::start(options.source.clone(), options.selection.clone()).await?;
+        let (sources, clients, mut objects) = Sources::start(&options).await?;
         let loading = (datapath_options, options.settings.clone());
         let Intake {
             mut datapath,
@@ -246,7 +211,8 @@ impl Agent {
             lookout: Lookout::new(events, options.audit_period),
             datapath,
             maps,
-            is_ready: false,
+            ready_at: None,
+            sources,
             objects,
             batch: Vec::new(),
             batch_cpu: cpu,
@@ -280,7 +246,7 @@ impl Agent {
     }
 
     fn take_objects(&mut self) {
-        if !self.is_ready {
+        if self.ready_at.is_none() {
             self.batch_cpu = cpu_time();
         }
         self.health.take_objects(&self.batch);
@@ -309,7 +275,7 @@ impl Agent {
             } = report;
             tracing::debug!(writes, failed, full, pending, lost_udp, "reconciled");
         }
-        let is_first = !self.is_ready && self.reconciler.is_synced();
+        let is_first = self.ready_at.is_none() && self.reconciler.is_synced();
         // Sockets may hang on backends that went while no agent ran.
         if (report.lost_udp > 0 || is_first)
             && let Some(destroyer) = &self.destroyer
@@ -317,7 +283,7 @@ impl Agent {
             destroyer.wake();
         }
         if is_first && report.failed == 0 {
-            self.is_ready = true;
+            self.ready_at = Some(Instant::now());
             setup::end_after(&mut self.maps, self.kill_after_writes);
             let cpu = cpu_time().saturating_sub(self.batch_cpu);
             let cpu_ms = cpu.as_secs_f64() * 1e3;

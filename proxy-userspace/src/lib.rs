@@ -4,6 +4,7 @@ pub mod agent;
 pub mod cli;
 pub mod config;
 pub mod datapath;
+pub mod doctor;
 pub mod events;
 pub mod explain;
 pub mod fake_maps;
@@ -12,6 +13,7 @@ pub mod flows;
 pub mod health;
 pub mod ids;
 pub mod ip_text;
+pub mod leftovers;
 pub mod map_dump;
 pub mod maps;
 pub mod memory;
@@ -20,6 +22,7 @@ pub mod pipeline;
 pub mod restore;
 pub mod settings;
 pub mod sorted;
+pub mod top;
 
 /// Cites the rules that a test is about: read by `cargo xtask rules`.
 #[cfg(test)]

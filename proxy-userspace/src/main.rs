@@ -3,11 +3,11 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use proxy_userspace::cli::{self, args::Cli, explain::Misuse};
+use proxy_userspace::cli::{self, Misuse, args::Cli};
 
 fn main() -> ExitCode {
     match cli::dispatch(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("shunt: {}", proxy_userspace::error_chain(error.as_ref()));
             match error.is::<Misuse>() {

@@ -269,9 +269,11 @@ impl Agent {
         }
     }
 
-    /// What `shunt status` says.
+    /// What `shunt status` says, be it healthy or not.
     pub fn status(&self) -> Result<Value> {
-        let output = self.shunt(&["status", "-o", "json", "--bpffs", &self.bpffs()])?;
+        let bpffs = self.bpffs();
+        let words = ["status", "-o", "json", "--bpffs", &bpffs];
+        let (_, output) = self.shunt_answer(&words)?;
         serde_json::from_str(&output).with_context(|| format!("reading {output}"))
     }
 
@@ -303,6 +305,21 @@ impl Agent {
             .chain(arguments.iter().copied())
             .collect();
         self.node.netns.run(&words)
+    }
+
+    /// As [`Self::shunt`], for a command whose code is an answer.
+    pub fn shunt_answer(&self, arguments: &[&str]) -> Result<(i32, String)> {
+        let mut command = Command::new(self.build.binary()?);
+        command.args(arguments);
+        let output = self.node.netns.enter(|| command.output())??;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let code = output.status.code().context("it was killed")?;
+        ensure!(
+            !text.is_empty(),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok((code, text))
     }
 
     /// Its log, of all its lives.

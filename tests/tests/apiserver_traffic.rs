@@ -190,12 +190,36 @@ fn api_server_restarts(world: &mut World) -> Result<()> {
     world.while_running(|world| {
         world.lab.stop_server()?;
         world.await_web(&["a", "c"]).context("while it is away")?;
+        await_watched(world, false)?;
         world.lab.up()?;
         world.await_web(&["a", "c"]).context("when it is back")?;
+        await_watched(world, true)?;
         world.lab.set_ready("c", "False")?;
         world.await_web(&["a"]).context("a change afterwards")
     })?;
     world.ask_held()
+}
+
+/// Waits until `shunt status` says that all kinds are watched, or that none is, and why.
+fn await_watched(world: &World, is_watched: bool) -> Result<()> {
+    eventually(PATIENCE, || {
+        let status = world.agent.status()?;
+        let watches = status["source"]["watches"].as_array().context("watches")?;
+        let is_so = |watch: &Value| {
+            watch["connected"] == is_watched && watch["error"].is_string() != is_watched
+        };
+        ensure!(
+            watches.len() == 4 && watches.iter().all(is_so),
+            "{watches:#?}"
+        );
+        let reasons = status["unhealthy"].as_array().context("reasons")?;
+        let is_told = reasons.iter().any(|reason| {
+            let text = reason.as_str().unwrap_or_default();
+            text.starts_with("not watched: ")
+        });
+        ensure!(is_told != is_watched, "{reasons:?}");
+        Ok(())
+    })
 }
 
 fn deleted_service_is_gone(world: &mut World) -> Result<()> {

@@ -130,6 +130,7 @@ fn the_cases_reach_every_counter_of_the_packet_path() {
         SocketDropped,
         XdpPassed,
         XdpAnswered,
+        Tagged,
     ];
     let cases = table();
     let reached: BTreeSet<Counter> = cases

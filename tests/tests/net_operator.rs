@@ -2,11 +2,15 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd as _;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
+use proxy_userspace::datapath::sys;
+use serde_json::{Value, json};
 use tests::http::get;
+use tests::net::eventually;
 use tests::rig::{Client, Rig, Target};
 use tests::topology::Variant;
 use tests::topology::addresses::IpFamily;
@@ -16,11 +20,91 @@ use Client::{Outside, PodAsPackets};
 use Target::{ClusterIp, NodePort1};
 
 const METRICS_PORT: u16 = 10_249;
+/// For a change to be acted on.
+const SOON: Duration = Duration::from_secs(20);
 
 fn json(rig: &Rig, words: &[&str]) -> Result<Vec<Value>> {
     let bpffs = rig.agents[0].bpffs();
     let text = rig.agents[0].shunt(&[words, &["-o", "json", "--bpffs", &bpffs]].concat())?;
     serde_json::from_str(&text).with_context(|| format!("reading {text}"))
+}
+
+#[test]
+fn status_tells_what_serves_and_its_code_whether_all_is_well() -> Result<()> {
+    let mut rig = Rig::new(Variant::default(), &[])?;
+    let bpffs = rig.agents[0].bpffs();
+    let ask = |rig: &Rig, form: &str| {
+        let words = ["status", "-o", form, "--bpffs", &bpffs];
+        rig.agents[0].shunt_answer(&words)
+    };
+    let (code, text) = ask(&rig, "json")?;
+    let status: Value = serde_json::from_str(&text)?;
+    ensure!(code == 0 && status["unhealthy"] == json!([]), "{text}");
+    ensure!(status["source"]["kind"] == "manifests", "{text}");
+    ensure!(status["objects"]["services"] == 5, "{text}");
+    ensure!(status["objects"]["endpointSlices"] == 10, "{text}");
+    ensure!(status["objects"]["withoutAddress"] == json!([]), "{text}");
+    ensure!(status["syncedSecs"].is_u64() && status["updatedSecs"].is_u64());
+    programs_and_maps_are_listed(&status)?;
+    for word in [
+        "Healthy:      yes",
+        "up0",
+        "FRONTENDS4",
+        "5 Services",
+        "manifests /",
+    ] {
+        let (_, text) = ask(&rig, "table")?;
+        ensure!(text.contains(word), "no {word:?}: {text}");
+    }
+
+    // The other form says the same, as far as time has not passed.
+    let (_, yaml) = ask(&rig, "yaml")?;
+    let yaml: Value = serde_saphyr::from_str(&yaml)?;
+    for field in ["node", "objects", "programs", "interfaces", "features"] {
+        ensure!(yaml[field] == status[field], "{field}: {:#}", yaml[field]);
+    }
+
+    // An address that nobody has given yet is no fault of the node.
+    let waits = json!({"type": "LoadBalancer"});
+    rig.add("near", rig.services["near"].clone().spec(waits))?;
+    eventually(SOON, || {
+        let status = rig.agents[0].status()?;
+        ensure!(status["objects"]["withoutAddress"] == json!(["demo/near"]));
+        ensure!(status["unhealthy"] == json!([]), "{status:#}");
+        Ok(())
+    })?;
+
+    // A program that somebody detached, and an agent that is gone.
+    let pinned = rig.cluster.nodes[0].bpffs.join("shunt/links/connect4");
+    sys::link_detach(sys::open_pinned(&pinned)?.as_fd())?;
+    let (code, text) = ask(&rig, "json")?;
+    let status: Value = serde_json::from_str(&text)?;
+    let reasons = json!(["nothing runs at connect4"]);
+    ensure!(code == 1 && status["unhealthy"] == reasons, "{text}");
+    rig.agents[0].kill()?;
+    let (code, text) = ask(&rig, "table")?;
+    ensure!(code == 1 && text.contains("no: no agent runs"), "{text}");
+    Ok(())
+}
+
+fn programs_and_maps_are_listed(status: &Value) -> Result<()> {
+    let programs = status["programs"].as_array().context("programs")?;
+    for (interface, hook) in [(json!("up0"), "ingress"), (json!("up0"), "egress")]
+        .into_iter()
+        .chain([(Value::Null, "connect4"), (Value::Null, "getpeername6")])
+    {
+        let is_it = |it: &&Value| it["interface"] == interface && it["hook"] == hook;
+        let program = programs.iter().find(is_it).context("a program")?;
+        ensure!(program["programId"].is_u64(), "{program:#}");
+        ensure!(program["linkId"].is_u64() || program["mode"] == "clsact");
+    }
+    let maps = status["maps"].as_array().context("maps")?;
+    let map = |name: &str| maps.iter().find(|map| map["name"] == name);
+    let frontends = map("FRONTENDS4").context("FRONTENDS4")?;
+    ensure!(frontends["used"].as_u64() >= Some(10) && frontends["evicts"] == false);
+    ensure!(map("SLOTS").is_some_and(|map| map["used"].as_u64() > Some(0)));
+    ensure!(map("FLOWS4").is_some_and(|map| map["evicts"] == true));
+    Ok(())
 }
 
 /// Ends a process with the test.

@@ -267,6 +267,7 @@ fn packet_counters() -> impl Iterator<Item = &'static Counter> {
     use Counter::*;
     let others = [
         NotIp,
+        Tagged,
         Truncated,
         BadHeader,
         Redirected,

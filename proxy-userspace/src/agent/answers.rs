@@ -6,6 +6,7 @@ use super::Agent;
 use super::socket::{Question, Request};
 use super::status::{AgentState, ProblemView, RejectedView, Status};
 use super::view::{self, FrontendView};
+use crate::doctor::Severity;
 use crate::family::protocol_name;
 use crate::health::services;
 use crate::pipeline::apply::Obstacle;
@@ -36,7 +37,11 @@ impl Agent {
     fn status(&self) -> Status {
         Status {
             agent: AgentState::Running,
-            synced: self.is_ready,
+            synced: self.ready_at.is_some(),
+            synced_secs: self.ready_at.map(|at| at.elapsed().as_secs()),
+            updated_secs: self.health.since_update().map(|age| age.as_secs()),
+            source: Some(self.sources.view()),
+            objects: Some(self.reconciler.summary()),
             node: self.node_name.clone(),
             tc: Some(self.datapath.mode().to_string()),
             socket_lb: self.has_socket_lb,
@@ -65,6 +70,7 @@ impl Agent {
             .map(|(service, problem)| ProblemView {
                 service: format!("{}/{}", service.namespace, service.name),
                 problem,
+                severity: Severity::Warning,
             })
             .collect();
         for port in self.reconciler.service_ports() {
@@ -72,6 +78,7 @@ impl Agent {
                 all.push(ProblemView {
                     service: port.name.to_string(),
                     problem: obstacle.to_string(),
+                    severity: severity(&obstacle),
                 });
             }
         }
@@ -79,12 +86,14 @@ impl Agent {
         all.extend(missing.map(|(prefix, obstacle)| ProblemView {
             service: prefix,
             problem: obstacle.to_string(),
+            severity: severity(&obstacle),
         }));
         all.extend(self.lookout.problems(&self.node_name));
         let kept = self.reconciler.kept_frontends();
         all.extend(kept.into_iter().map(|(addr, protocol)| ProblemView {
             service: format!("{addr}/{}", protocol_name(protocol)),
             problem: format!("no known Service; {}", Obstacle::Kept),
+            severity: Severity::Warning,
         }));
         all
     }
@@ -95,5 +104,13 @@ impl Agent {
         all.extend(view::frontends::<Addr6>(&self.maps, &owners));
         all.sort();
         all
+    }
+}
+
+/// What is kept is served, as it was.
+fn severity(obstacle: &Obstacle) -> Severity {
+    match obstacle {
+        Obstacle::Kept => Severity::Warning,
+        Obstacle::Waits | Obstacle::Failed(_) | Obstacle::Full(_) => Severity::Problem,
     }
 }

@@ -1,7 +1,7 @@
 //! The agent's side of the health servers: what they are told after each reconcile.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -36,6 +36,8 @@ pub(super) struct HealthSide {
     revision: u64,
     /// Updates seen of each family.
     updates: [u64; 2],
+    /// When one of them was last brought up to date.
+    updated_at: Option<Instant>,
     _tasks: JoinSet<()>,
 }
 
@@ -75,12 +77,18 @@ impl HealthSide {
             wanted,
             revision: 0,
             updates: [0; 2],
+            updated_at: None,
             _tasks: tasks,
         })
     }
 
     pub(super) fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// Since when the maps are as the last update made them; `None` before the first.
+    pub(super) fn since_update(&self) -> Option<Duration> {
+        self.updated_at.map(|at| at.elapsed())
     }
 
     /// Counts objects that changed.
@@ -92,10 +100,14 @@ impl HealthSide {
     /// Passes on what a reconcile, which took so long, has made of both families.
     pub(super) fn reconciled(&mut self, reconciler: &Reconciler, took: Duration) {
         let (metrics, updates) = (&self.metrics, &mut self.updates);
+        let updated_at = &mut self.updated_at;
         self.health.update(|state, now| {
             state.set_node(reconciler.existing_node());
             for ((family, sync), known) in reconciler.syncs().into_iter().zip(updates) {
                 let is_updated = std::mem::replace(known, sync.updates) != sync.updates;
+                if is_updated && !sync.is_pending {
+                    *updated_at = Some(Instant::now());
+                }
                 if sync.is_pending || is_updated {
                     metrics.queued(family, now.time);
                 }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::Agent;
 use super::status::ProblemView;
 use crate::datapath::audit::Drift;
+use crate::doctor::Severity as Grade;
 use crate::events::{Events, Note, Regarding, Severity};
 use crate::objects::ObjectName;
 use crate::pipeline::reconciler::AuditRound;
@@ -69,6 +70,7 @@ impl Lookout {
             .map(|text| ProblemView {
                 service: format!("node {node}"),
                 problem: (*text).to_owned(),
+                severity: Grade::Problem,
             })
             .collect()
     }
@@ -154,7 +156,7 @@ impl Agent {
         } = self.datapath.audit(&mut self.maps);
         self.note_drift("programs", programs);
         self.note_drift("pins", pins);
-        if self.is_ready {
+        if self.ready_at.is_some() {
             self.lookout.round = self.reconciler.begin_audit();
         }
         let counts = PRESSURES.map(|(counter, _)| self.maps.counter(counter as u32));

@@ -8,10 +8,16 @@ use serde::{Deserialize, Serialize};
 
 use super::view::{self, FrontendView};
 use crate::datapath::features::Features;
+use crate::datapath::fill::{self, MapFill};
+use crate::datapath::interface_name;
 use crate::datapath::maps::KernelMaps;
+use crate::datapath::pin::Pins;
+use crate::datapath::running::{self, RunningProgram};
+use crate::datapath::serve::InterfaceStatus;
 use crate::datapath::xdp::XdpMode;
-use crate::datapath::{InterfaceStatus, interface_name};
+use crate::doctor::Severity;
 use crate::maps::Maps as _;
+use crate::pipeline::store::Summary;
 
 /// Everything that `shunt status` says.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -23,6 +29,21 @@ pub struct Status {
     pub synced: bool,
     /// The agent's version.
     pub version: String,
+    /// Why it is not healthy; empty: it is.
+    #[serde(default)]
+    pub unhealthy: Vec<String>,
+    /// Since when both first lists are programmed.
+    #[serde(default)]
+    pub synced_secs: Option<u64>,
+    /// Since the maps were last brought up to date, which they still are.
+    #[serde(default)]
+    pub updated_secs: Option<u64>,
+    /// Where the objects come from; absent when no agent runs.
+    #[serde(default)]
+    pub source: Option<SourceView>,
+    /// What the source has told; absent when no agent runs.
+    #[serde(default)]
+    pub objects: Option<Summary>,
     /// Name of the node; empty when no agent runs.
     pub node: String,
     /// What the kernel can do.
@@ -49,6 +70,40 @@ pub struct Status {
     pub drift: u64,
     /// Counters that are not zero.
     pub counters: BTreeMap<String, u64>,
+    /// Our programs at their hooks, by the pins. Read by who asks, not by the agent.
+    #[serde(default)]
+    pub programs: Vec<RunningProgram>,
+    /// How full the maps are. Read by who asks, not by the agent.
+    #[serde(default)]
+    pub maps: Vec<MapFill>,
+}
+
+/// Where the objects come from.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SourceView {
+    /// `api` or `manifests`.
+    pub kind: String,
+    /// Files and folders of manifests.
+    pub paths: Vec<String>,
+    /// One a kind, where an API server is the source.
+    pub watches: Vec<WatchView>,
+}
+
+/// How one watch stands with the API server.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WatchView {
+    /// What is watched.
+    pub kind: String,
+    /// The server that was asked last; absent before the first answer.
+    pub server: Option<String>,
+    /// True while it is watched.
+    pub connected: bool,
+    /// Since when it is so.
+    pub since_secs: u64,
+    /// Why it is not.
+    pub error: Option<String>,
 }
 
 /// Whether an agent runs.
@@ -93,6 +148,14 @@ pub struct ProblemView {
     pub service: String,
     /// What and why.
     pub problem: String,
+    /// A problem is not served as it should be; of a warning an entry is left out.
+    #[serde(default = "problem")]
+    pub severity: Severity,
+}
+
+/// What an agent means that does not say.
+fn problem() -> Severity {
+    Severity::Problem
 }
 
 impl Status {
@@ -107,6 +170,11 @@ impl Status {
         Self {
             agent: AgentState::Down,
             synced: false,
+            unhealthy: Vec::new(),
+            synced_secs: None,
+            updated_secs: None,
+            source: None,
+            objects: None,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: String::new(),
             features,
@@ -121,7 +189,50 @@ impl Status {
             writes: 0,
             drift: 0,
             counters: view::counters(maps),
+            programs: Vec::new(),
+            maps: Vec::new(),
         }
+    }
+
+    /// Adds what is read from the pins by who asks, and judges the whole.
+    pub fn complete(&mut self, pins: &Pins) {
+        self.programs = running::running(pins);
+        self.maps = fill::fill(pins);
+        self.unhealthy = self.reasons();
+    }
+
+    /// Whether everything is as it should be.
+    pub fn is_healthy(&self) -> bool {
+        self.unhealthy.is_empty()
+    }
+
+    /// Why it is not healthy. What an object's owner must correct is not the node's fault.
+    fn reasons(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        match self.agent {
+            AgentState::Down => reasons.push("no agent runs".to_owned()),
+            AgentState::Running if !self.synced => {
+                reasons.push("the first lists are not programmed".to_owned());
+            }
+            AgentState::Running => {}
+        }
+        let watches = self.source.iter().flat_map(|source| &source.watches);
+        let failing = watches.filter(|watch| !watch.connected);
+        let kinds: Vec<&str> = failing.map(|watch| watch.kind.as_str()).collect();
+        if !kinds.is_empty() {
+            reasons.push(format!("not watched: {}", kinds.join(", ")));
+        }
+        let unserved = self.interfaces.iter().filter(|it| it.problem.is_some());
+        reasons.extend(unserved.map(|it| format!("interface {} is not served", it.name)));
+        let detached = self.programs.iter().filter(|it| it.is_detached());
+        reasons.extend(detached.map(|it| format!("nothing runs at {}", it.place())));
+        let held_up = self.problems.iter();
+        let held_up = held_up.filter(|problem| problem.severity == Severity::Problem);
+        match held_up.count() {
+            0 => {}
+            count => reasons.push(format!("not programmed: {count}, listed as Problem")),
+        }
+        reasons
     }
 }
 
@@ -148,5 +259,7 @@ fn interface((ifindex, entry): &(u32, Interface)) -> Option<InterfaceStatus> {
         attached: entry.flags & flags::ATTACHED != 0,
         pod_side: entry.flags & flags::POD_SIDE != 0,
         xdp: (entry.flags & flags::XDP != 0).then_some(XdpMode::Native),
+        left_alone: None,
+        problem: None,
     })
 }

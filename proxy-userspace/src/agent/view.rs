@@ -94,7 +94,8 @@ where
     .collect()
 }
 
-fn frontend<A>(
+/// One frontend with its backends; `None` where its word is not published.
+pub fn frontend<A>(
     maps: &KernelMaps,
     key: &FrontendKey<A>,
     id: u32,

@@ -28,8 +28,12 @@ pub enum Command {
     Agent(Box<AgentArgs>),
     /// Show what the agent of this node has done
     Status(QueryArgs),
+    /// Look for what keeps this node from serving Services, and say what to do; changes nothing
+    Doctor(DoctorArgs),
     /// Look at Services
     Service(ServiceArgs),
+    /// Watch Services and their backends by rate, on the whole screen
+    Top(TopArgs),
     /// List the live connections of the packet path
     Flows(FlowsArgs),
     /// Say what happens to the first packet of a connection, and why
@@ -137,6 +141,8 @@ pub enum AnswerFormat {
     Text,
     /// JSON.
     Json,
+    /// YAML.
+    Yaml,
 }
 
 /// `shunt service`.
@@ -165,7 +171,8 @@ pub struct ServiceListArgs {
     /// Form of the answer
     #[arg(short, long, value_enum, default_value_t)]
     pub output: ListOutput,
-    /// Go on, and print the rows that change; JSON is one object a line then
+    /// Go on, and print the rows that change; JSON is one object a line then, YAML a
+    /// document each
     #[arg(short, long)]
     pub watch: bool,
 }
@@ -190,6 +197,20 @@ pub enum ListOutput {
     Wide,
     /// A JSON list.
     Json,
+    /// The same as YAML.
+    Yaml,
+}
+
+/// `shunt top`.
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+pub struct TopArgs {
+    /// Seconds between two readings of the counters
+    #[arg(long, value_name = "SECONDS", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    pub interval: u16,
+    /// Where the pins are.
+    #[command(flatten)]
+    pub query: QueryArgs,
 }
 
 /// `shunt flows`.
@@ -201,7 +222,8 @@ pub struct FlowsArgs {
     /// Only those to this backend: its address, with or without a port
     #[arg(long, value_name = "ADDRESS")]
     pub backend: Option<String>,
-    /// Go on, and print what changes; JSON is one object a line then
+    /// Go on, and print what changes; JSON is one object a line then, YAML a document
+    /// each
     #[arg(short, long)]
     pub watch: bool,
     /// Where the pins are.
@@ -218,6 +240,17 @@ pub struct QueryArgs {
     /// Form of the answer
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
+}
+
+/// `shunt doctor`.
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+pub struct DoctorArgs {
+    /// The agent's --cgroup, for a node where no agent says it
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/cgroup")]
+    pub cgroup: PathBuf,
+    /// Where the pins are.
+    #[command(flatten)]
+    pub query: QueryArgs,
 }
 
 /// `shunt cleanup`.
@@ -239,6 +272,8 @@ pub enum Output {
     Table,
     /// One JSON object.
     Json,
+    /// The same as YAML.
+    Yaml,
 }
 
 #[cfg(test)]

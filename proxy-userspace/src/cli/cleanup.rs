@@ -1,10 +1,10 @@
 //! `shunt cleanup`.
 
 use super::args::{CleanupArgs, Output, QueryArgs};
-use super::leftovers;
 use crate::agent::socket;
 use crate::datapath;
 use crate::datapath::pin::Pins;
+use crate::leftovers;
 
 /// Cleans up after shunt or after kube-proxy.
 pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
@@ -16,12 +16,13 @@ pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
 
 fn clean_kube_proxy(output: Output) -> anyhow::Result<()> {
     let removed = leftovers::remove()?;
-    match output {
-        Output::Json => println!("{}", serde_json::json!({ "removed": removed })),
-        Output::Table if removed.is_empty() => println!("nothing of kube-proxy is left"),
-        Output::Table => removed.iter().for_each(|it| println!("removed {it}")),
-    }
-    Ok(())
+    let lines = || removed.iter().map(|it| format!("removed {it}"));
+    let text = match output.form() {
+        Some(form) => form.text(&serde_json::json!({ "removed": removed }))?,
+        None if removed.is_empty() => "nothing of kube-proxy is left".to_owned(),
+        None => lines().collect::<Vec<_>>().join("\n"),
+    };
+    super::print(&text).map(drop)
 }
 
 /// Takes everything of ours below `--bpffs` away. Nothing there is nothing to do.
@@ -35,10 +36,10 @@ pub fn clean(args: &QueryArgs) -> anyhow::Result<()> {
         let _ = std::fs::remove_file(path);
     }
     let root = pins.root().display();
-    match args.output {
-        Output::Json => println!("{}", serde_json::json!({ "removed": was_there })),
-        Output::Table if was_there => println!("removed everything below {root}"),
-        Output::Table => println!("nothing below {root}"),
-    }
-    Ok(())
+    let text = match args.output.form() {
+        Some(form) => form.text(&serde_json::json!({ "removed": was_there }))?,
+        None if was_there => format!("removed everything below {root}"),
+        None => format!("nothing below {root}"),
+    };
+    super::print(&text).map(drop)
 }

@@ -3,6 +3,7 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use super::Misuse;
 use super::args::{AnswerFormat, ExplainArgs};
 use crate::config::{self, AgentOptions, Machine};
 use crate::datapath::pin::Pins;
@@ -11,11 +12,6 @@ use crate::explain::{self, Answer, Query, World, packets, text};
 use crate::objects::ObjectEvent;
 use crate::pipeline::watch::Source;
 use crate::pipeline::watch::manifests::Manifests;
-
-/// A question that makes no sense: the command ends with 2, as for a wrong flag.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Misuse(String);
 
 /// Prints what happens to the packets.
 pub fn explain(args: ExplainArgs) -> anyhow::Result<()> {
@@ -28,12 +24,10 @@ pub fn explain(args: ExplainArgs) -> anyhow::Result<()> {
         true => AnswerFormat::Json,
         false => AnswerFormat::Text,
     });
-    match (format, answers.as_slice()) {
-        (AnswerFormat::Json, [answer]) if !is_list => {
-            println!("{}", serde_json::to_string_pretty(answer)?);
-        }
-        (AnswerFormat::Json, answers) => println!("{}", serde_json::to_string_pretty(answers)?),
-        (AnswerFormat::Text, answers) => {
+    match (format.form(), answers.as_slice()) {
+        (Some(form), [answer]) if !is_list => println!("{}", form.text(answer)?),
+        (Some(form), answers) => println!("{}", form.text(answers)?),
+        (None, answers) => {
             let texts: Vec<String> = answers.iter().map(text::text).collect();
             print!("{}", texts.join("\n"));
         }

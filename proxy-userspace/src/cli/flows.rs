@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use comfy_table::Table;
 use serde::Serialize;
 
-use super::args::{FlowsArgs, Output};
+use super::args::FlowsArgs;
 use super::query::Nameless;
 use super::table;
 use super::watch::{self, Parts};
@@ -24,9 +24,9 @@ pub fn show(args: &FlowsArgs) -> anyhow::Result<()> {
         return watch(args);
     }
     let flows = read(args, &mut Nameless::default())?;
-    super::print(&match args.query.output {
-        Output::Json => serde_json::to_string_pretty(&flows)?,
-        Output::Table => shown(&flows),
+    super::print(&match args.query.output.form() {
+        Some(form) => form.text(&flows)?,
+        None => shown(&flows),
     })?;
     Ok(())
 }
@@ -140,9 +140,9 @@ fn watch(args: &FlowsArgs) -> anyhow::Result<()> {
         let now = read(args, &mut nameless)?;
         let events = changes(&known, &now);
         known = now;
-        Ok(match args.query.output {
-            Output::Json => table::json_lines(&events)?,
-            Output::Table => parts.text(events_table(&events)),
+        Ok(match args.query.output.form() {
+            Some(form) => form.parts(&events)?,
+            None => parts.text(events_table(&events)),
         })
     })
 }

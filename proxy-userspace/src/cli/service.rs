@@ -27,9 +27,9 @@ pub fn list(args: &ServiceListArgs) -> anyhow::Result<()> {
         return watch(args, &query);
     }
     let frontends = ask(&query, &mut Nameless::default())?;
-    super::print(&match args.output {
-        ListOutput::Json => serde_json::to_string_pretty(&frontends)?,
-        output => table::text(&rows(&frontends, output)),
+    super::print(&match args.output.form() {
+        Some(form) => form.text(&frontends)?,
+        None => table::text(&rows(&frontends, args.output)),
     })?;
     Ok(())
 }
@@ -41,9 +41,9 @@ pub fn get(args: &ServiceGetArgs) -> anyhow::Result<()> {
     if frontends.is_empty() {
         bail!("no frontend of a Service {:?} in the maps", args.name);
     }
-    super::print(&match args.query.output {
-        Output::Json => serde_json::to_string_pretty(&frontends)?,
-        Output::Table => {
+    super::print(&match args.query.output.form() {
+        Some(form) => form.text(&frontends)?,
+        None => {
             let all = table::text(&rows(&frontends, ListOutput::Wide));
             format!("{all}\n\n{}", backends_of(&frontends))
         }
@@ -74,9 +74,9 @@ fn watch(args: &ServiceListArgs, query: &QueryArgs) -> anyhow::Result<()> {
         let now: BTreeSet<FrontendView> = ask(query, &mut nameless)?.into_iter().collect();
         let fresh: Vec<FrontendView> = now.difference(&known).cloned().collect();
         known = now;
-        Ok(match args.output {
-            ListOutput::Json => table::json_lines(&fresh)?,
-            output => parts.text(rows(&fresh, output)),
+        Ok(match args.output.form() {
+            Some(form) => form.parts(&fresh)?,
+            None => parts.text(rows(&fresh, args.output)),
         })
     })
 }

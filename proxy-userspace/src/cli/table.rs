@@ -1,7 +1,6 @@
 //! Tables as kubectl prints them: columns by blanks, no lines.
 
 use comfy_table::{ContentArrangement, Table, presets};
-use serde::Serialize;
 
 /// An empty table with these names of columns.
 pub fn new(header: &[&str]) -> Table {
@@ -16,10 +15,4 @@ pub fn new(header: &[&str]) -> Table {
 pub fn text(table: &Table) -> String {
     let lines = table.lines().map(|line| line.trim().to_owned());
     lines.collect::<Vec<_>>().join("\n")
-}
-
-/// The same for programs: one JSON object a line.
-pub fn json_lines<T: Serialize>(rows: &[T]) -> serde_json::Result<String> {
-    let lines = rows.iter().map(serde_json::to_string);
-    Ok(lines.collect::<Result<Vec<_>, _>>()?.join("\n"))
 }

@@ -7,7 +7,7 @@ use std::os::fd::AsFd as _;
 use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle};
 use aya::programs::{Link as _, ProgramError, SchedClassifier, TcAttachType};
 
-use super::clsact;
+use super::clsact::{self, Filter};
 use super::load::Programs;
 use super::pin::{PinError, PinKind, Pins};
 use super::sys::{self, AttachType, LinkTarget, Place};
@@ -166,10 +166,15 @@ pub fn is_attached(pins: &Pins, programs: &Programs, mode: TcMode, target: Targe
                 Direction::Ingress => clsact::Direction::Ingress,
                 Direction::Egress => clsact::Direction::Egress,
             };
-            let handle = u32::from(FILTER_HANDLE);
-            clsact::has_filter(target.ifindex, at, FILTER_PRIORITY, handle).unwrap_or(false)
+            let filters = clsact::filters(target.ifindex, at);
+            filters.is_ok_and(|filters| filters.iter().any(is_ours))
         }
     })
+}
+
+/// True for a filter that [`attach`] has put there.
+pub(super) fn is_ours(filter: &Filter) -> bool {
+    (filter.priority, filter.handle) == (FILTER_PRIORITY, u32::from(FILTER_HANDLE))
 }
 
 /// Detaches our programs from an interface, which may be gone.

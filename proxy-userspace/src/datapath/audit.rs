@@ -9,7 +9,8 @@ use super::catalog::{MapSizes, catalog};
 use super::interfaces::Plan;
 use super::maps::KernelMaps;
 use super::pin::{PinError, PinKind, Pins};
-use super::{Datapath, cgroup, interface_name, put_interface, report, sys, xdp};
+use super::serve::{put_interface, report};
+use super::{Datapath, cgroup, interface_name, sys, xdp};
 use crate::error_chain;
 use crate::maps::Maps as _;
 

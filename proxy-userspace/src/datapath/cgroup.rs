@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -60,6 +60,16 @@ impl Cgroup {
         let id = folder.metadata().map_err(|_| refused())?.ino();
         Ok(Self { folder, id })
     }
+
+    /// The open folder.
+    pub(super) fn folder(&self) -> BorrowedFd<'_> {
+        self.folder.as_fd()
+    }
+
+    /// The kernel's id of it.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
 }
 
 /// Attaches every socket program to `cgroup`, or swaps it where its link is pinned already.
@@ -113,7 +123,8 @@ pub fn detach(pins: &Pins) -> Result<(), CgroupError> {
     Ok(())
 }
 
-fn attach_type(name: &str) -> AttachType {
+/// The hook of a socket program.
+pub(super) fn attach_type(name: &str) -> AttachType {
     match name {
         "connect4" => AttachType::Connect4,
         "connect6" => AttachType::Connect6,

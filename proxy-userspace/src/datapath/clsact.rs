@@ -4,7 +4,7 @@ use std::io;
 use std::thread;
 
 use futures::TryStreamExt as _;
-use rtnetlink::packet_route::tc::TcHandle;
+use rtnetlink::packet_route::tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption};
 use rtnetlink::{Error, Handle};
 
 /// Parent of a clsact qdisc (`TC_H_CLSACT` of linux/pkt_sched.h).
@@ -33,16 +33,27 @@ pub fn remove_unused(ifindex: u32) -> io::Result<()> {
     ask(move |handle| async move { remove(&handle, ifindex).await })
 }
 
-/// True if an interface of this network namespace has a filter of this priority and handle.
-pub fn has_filter(
-    ifindex: u32,
-    direction: Direction,
-    priority: u16,
-    number: u32,
-) -> io::Result<bool> {
+/// A filter at one side of an interface.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Filter {
+    /// The lowest comes first.
+    pub priority: u16,
+    /// Its number among those of the same priority.
+    pub handle: u32,
+    /// `bpf` and others.
+    pub kind: String,
+    /// What it calls itself.
+    pub name: String,
+    /// Id of its BPF program.
+    pub program: Option<u32>,
+}
+
+/// The filters of an interface of this network namespace, in the order in which they run; none
+/// where there is no qdisc for them.
+pub fn filters(ifindex: u32, direction: Direction) -> io::Result<Vec<Filter>> {
     ask(move |handle| async move {
         let Ok(index) = i32::try_from(ifindex) else {
-            return Ok(false);
+            return Ok(Vec::new());
         };
         let request = handle.traffic_filter(index).get();
         let request = match direction {
@@ -50,11 +61,39 @@ pub fn has_filter(
             Direction::Egress => request.egress(),
         };
         let found: Vec<_> = request.execute().try_collect().await?;
-        Ok(found.iter().map(|message| &message.header).any(|header| {
-            let handle = u32::from(header.handle.major) << 16 | u32::from(header.handle.minor);
-            header.info >> 16 == u32::from(priority) && handle == number
-        }))
+        // A list begins each priority with an entry that names its kind alone.
+        let filters = found.iter().map(filter).filter(|filter| filter.handle != 0);
+        let mut filters: Vec<Filter> = filters.collect();
+        filters.sort_by_key(|filter| filter.priority);
+        Ok(filters)
     })
+}
+
+fn filter(message: &TcMessage) -> Filter {
+    let header = &message.header;
+    let mut filter = Filter {
+        priority: (header.info >> 16) as u16,
+        handle: u32::from(header.handle.major) << 16 | u32::from(header.handle.minor),
+        ..Filter::default()
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            TcAttribute::Kind(kind) => filter.kind.clone_from(kind),
+            TcAttribute::Options(options) => {
+                for option in options {
+                    match option {
+                        TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => {
+                            filter.name.clone_from(name);
+                        }
+                        TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => filter.program = Some(*id),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    filter
 }
 
 /// Asks the kernel, on a thread with a runtime of its own: the caller may be inside one.

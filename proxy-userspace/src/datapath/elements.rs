@@ -55,6 +55,18 @@ impl AnyMap {
         }
     }
 
+    /// How many entries a hash or trie has; of an array how many elements are not zero.
+    pub fn count(&self) -> io::Result<usize> {
+        match self.info.kind {
+            kind if kind == MapKind::Hash as u32 || kind == MapKind::LruHash as u32 => {
+                let mut all = 0;
+                self.each_batch(|count, _, _| all += count)?;
+                Ok(all)
+            }
+            _ => Ok(self.entries()?.len()),
+        }
+    }
+
     /// Writes one entry.
     pub fn put(&self, key: &[u8], value: &[u8], existing: Existing) -> io::Result<()> {
         match existing {
@@ -122,26 +134,33 @@ impl AnyMap {
         Ok(entries)
     }
 
-    /// Bucket by bucket: a walk by keys would begin anew where a program removes the key that it
-    /// stands on.
     fn hash_entries(&self) -> io::Result<Entries> {
-        let sizes = [self.info.key_size as usize, self.info.value_size as usize];
-        let mut keys = vec![0; BATCH * sizes[0]];
-        let mut values = vec![0; BATCH * sizes[1]];
-        let (mut entries, mut token) = (Entries::new(), None);
-        loop {
-            let (count, next) = lookup_batch(self.fd(), token, &mut keys, &mut values)?;
-            let found = keys
-                .chunks_exact(sizes[0])
-                .zip(values.chunks_exact(sizes[1]));
+        let [key_size, value_size] = [self.info.key_size, self.info.value_size];
+        let mut entries = Entries::new();
+        self.each_batch(|count, keys, values| {
+            let keys = keys.chunks_exact(key_size as usize);
+            let found = keys.zip(values.chunks_exact(value_size as usize));
             entries.extend(
                 found
                     .take(count)
                     .map(|(key, value)| (key.to_vec(), value.to_vec())),
             );
+        })?;
+        Ok(entries)
+    }
+
+    /// Bucket by bucket: a walk by keys would begin anew where a program removes the key that it
+    /// stands on.
+    fn each_batch(&self, mut take: impl FnMut(usize, &[u8], &[u8])) -> io::Result<()> {
+        let mut keys = vec![0; BATCH * self.info.key_size as usize];
+        let mut values = vec![0; BATCH * self.info.value_size as usize];
+        let mut token = None;
+        loop {
+            let (count, next) = lookup_batch(self.fd(), token, &mut keys, &mut values)?;
+            take(count, &keys, &values);
             token = next;
             if token.is_none() {
-                return Ok(entries);
+                return Ok(());
             }
         }
     }

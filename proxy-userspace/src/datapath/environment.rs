@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 
 use super::sys;
 
+/// First and last port.
+pub type PortRange = [u16; 2];
+
 /// What kernels are built with, in ticks per second.
 const RATES: [u32; 4] = [100, 250, 300, 1000];
 
@@ -125,6 +128,25 @@ pub fn prepare(snat_ports: &[[u16; 2]; 2]) {
     }
 }
 
+/// True if every port of a range is in a list as `ip_local_reserved_ports` has it.
+pub fn is_reserved(reserved: &str, range: PortRange) -> bool {
+    let ranges = reserved.split(',').filter_map(|text| {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        Some([first.parse().ok()?, last.parse().ok()?])
+    });
+    let mut rest = vec![range];
+    for other in ranges {
+        rest = rest
+            .into_iter()
+            .flat_map(|part| match overlaps(part, other) {
+                true => subtract(part, other).collect(),
+                false => vec![part],
+            })
+            .collect();
+    }
+    rest.is_empty()
+}
+
 /// Where the kernel keeps ports that it gives to no socket by itself.
 const RESERVED: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
 
@@ -198,12 +220,14 @@ fn subtract(whole: [u16; 2], part: [u16; 2]) -> impl Iterator<Item = [u16; 2]> {
     below.into_iter().chain(above)
 }
 
-fn parse_range(text: &str) -> Option<[u16; 2]> {
+/// Reads `ip_local_port_range`.
+pub fn parse_range(text: &str) -> Option<PortRange> {
     let mut numbers = text.split_whitespace().map(str::parse);
     Some([numbers.next()?.ok()?, numbers.next()?.ok()?])
 }
 
-fn overlaps(a: [u16; 2], b: [u16; 2]) -> bool {
+/// True if two ranges share a port.
+pub fn overlaps(a: PortRange, b: PortRange) -> bool {
     a[0] <= b[1] && b[0] <= a[1]
 }
 

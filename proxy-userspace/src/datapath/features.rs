@@ -1,5 +1,6 @@
 //! What this kernel can do, found by trying, and the refusals that come before any change.
 
+use std::fmt;
 use std::io;
 use std::os::fd::AsFd as _;
 
@@ -61,10 +62,7 @@ pub struct Features {
 impl Features {
     /// Probes the kernel; changes nothing but this process' limit of locked memory.
     pub fn probe() -> Result<Self, FeatureError> {
-        let uname = nix::sys::utsname::uname();
-        let kernel = uname
-            .map(|uname| uname.release().to_string_lossy().into_owned())
-            .unwrap_or_default();
+        let kernel = release();
         if parse_release(&kernel).is_some_and(|release| release < KERNEL_MIN) {
             return Err(FeatureError::KernelTooOld { found: kernel });
         }
@@ -79,6 +77,54 @@ impl Features {
             btf: std::path::Path::new("/sys/kernel/btf/vmlinux").exists(),
         })
     }
+}
+
+impl fmt::Display for Features {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = [
+            (self.tcx, "TCX"),
+            (self.set_retval, "bpf_set_retval"),
+            (self.ring_buffer, "ring buffer"),
+            (self.btf, "BTF"),
+            (self.udp_destroy, "destruction of UDP sockets"),
+        ];
+        let found = all.into_iter().filter(|(is_there, _)| *is_there);
+        let names: Vec<&str> = found.map(|(_, name)| name).collect();
+        f.write_str(&names.join(", "))
+    }
+}
+
+/// What limits the memory of maps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LockedMemory {
+    /// From 5.11 on it counts against a cgroup.
+    NotCounted,
+    /// The limit can be raised.
+    Unlimited,
+    /// It cannot: so many bytes.
+    Limited(u64),
+}
+
+impl LockedMemory {
+    /// Asks the kernel; changes nothing but this process' limit.
+    pub fn read() -> Self {
+        const CGROUPS_COUNT: (u32, u32) = (5, 11);
+        if parse_release(&release()).is_none_or(|release| release >= CGROUPS_COUNT) {
+            return Self::NotCounted;
+        }
+        raise_locked_memory();
+        match nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_MEMLOCK) {
+            Ok((limit, _)) if limit != libc::RLIM_INFINITY => Self::Limited(limit),
+            _ => Self::Unlimited,
+        }
+    }
+}
+
+fn release() -> String {
+    let uname = nix::sys::utsname::uname();
+    uname
+        .map(|uname| uname.release().to_string_lossy().into_owned())
+        .unwrap_or_default()
 }
 
 /// Reads the first two numbers of a release like `6.1.0-37-amd64`.

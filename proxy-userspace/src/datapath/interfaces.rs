@@ -9,6 +9,8 @@ use proxy_common::interface::{Interface, flags};
 use proxy_common::{Addr4, Addr6};
 
 use super::attach::Layer;
+use super::glob::matches;
+use super::left_alone::LeftAlone;
 use super::xdp::{XdpChoice, XdpMode};
 use crate::pipeline::LocalAddress;
 use crate::settings::DetectLocalMode;
@@ -41,6 +43,8 @@ pub struct Link {
     pub mtu: u32,
     /// MAC address, where it has one.
     pub mac: [u8; 6],
+    /// Id of its XDP program, whoever's it is.
+    pub xdp_program: Option<u32>,
     /// Index of its bridge, bond or other controller.
     pub controller: Option<u32>,
     /// Index of the link that it is made on, as a VLAN device is.
@@ -135,6 +139,8 @@ pub struct Plan {
     pub interface: Interface,
     /// How the XDP program is to run on it, if at all.
     pub xdp: Option<XdpMode>,
+    /// Why no program belongs on it, where none does.
+    pub left_alone: Option<LeftAlone>,
 }
 
 impl Plan {
@@ -182,7 +188,8 @@ impl View<'_> {
         let bridge = self.bridge_of(link);
         let mut bits = 0;
         let mut set = |flag, is_set| bits |= if is_set { flag } else { 0 };
-        set(flags::ATTACHED, self.is_wanted(ifindex, link));
+        let role = self.role(ifindex, link);
+        set(flags::ATTACHED, role.is_ok());
         set(flags::POD_SIDE, self.is_pod_side(ifindex, link));
         set(flags::DETECTED, self.is_detected(link));
         let is_port = bridge.is_some();
@@ -202,6 +209,7 @@ impl View<'_> {
                 _ => Layer::Ip,
             },
             xdp,
+            left_alone: role.err(),
             interface: Interface {
                 flags: bits,
                 mtu: link.mtu,
@@ -248,19 +256,21 @@ impl View<'_> {
         link.kind == "veth" || links.any(is_over)
     }
 
-    fn is_wanted(&self, ifindex: u32, link: &Link) -> bool {
-        if !self.rules.globs.is_empty() {
-            return self
-                .rules
-                .globs
-                .iter()
-                .any(|glob| matches(glob, &link.name));
+    /// Whether programs belong on a link, and why not.
+    fn role(&self, ifindex: u32, link: &Link) -> Result<(), LeftAlone> {
+        let globs = &self.rules.globs;
+        if !globs.is_empty() {
+            let is_named = globs.iter().any(|glob| matches(glob, &link.name));
+            return is_named.then_some(()).ok_or(LeftAlone::NotNamed);
         }
         match self.controller_kind(link) {
-            Some("bridge") => is_pod_device(link),
+            Some("bridge") if is_pod_device(link) => Ok(()),
+            Some("bridge") => Err(LeftAlone::BridgePort(self.controller_name(link))),
             // Its controller is the interface that routes know.
-            Some(_) => false,
-            None => self.has_address(ifindex) || self.routes_over(ifindex).next().is_some(),
+            Some(_) => Err(LeftAlone::Controlled(self.controller_name(link))),
+            None if self.has_address(ifindex) => Ok(()),
+            None if self.routes_over(ifindex).next().is_some() => Ok(()),
+            None => Err(LeftAlone::NoAddressOrRoute),
         }
     }
 
@@ -301,6 +311,12 @@ impl View<'_> {
     fn controller_kind(&self, link: &Link) -> Option<&str> {
         let controller = self.snapshot.links.get(&link.controller?);
         Some(controller.map_or("", |link| link.kind.as_str()))
+    }
+
+    fn controller_name(&self, link: &Link) -> String {
+        let index = link.controller.unwrap_or_default();
+        let controller = self.snapshot.links.get(&index);
+        controller.map_or_else(|| format!("interface {index}"), |link| link.name.clone())
     }
 
     fn bridge_of(&self, link: &Link) -> Option<u32> {
@@ -376,25 +392,6 @@ fn addr6(ip: IpAddr) -> Addr6 {
     match ip {
         IpAddr::V6(ip) => ip.into(),
         IpAddr::V4(_) => Addr6::default(),
-    }
-}
-
-/// True if `name` matches `glob`, where `*` stands for any text and `?` for one character.
-fn matches(glob: &str, name: &str) -> bool {
-    let mut rest = glob.chars();
-    match rest.next() {
-        None => name.is_empty(),
-        Some('*') => {
-            let ends = name.char_indices().map(|(at, _)| at).chain([name.len()]);
-            ends.into_iter()
-                .any(|at| matches(rest.as_str(), &name[at..]))
-        }
-        Some(wanted) => {
-            let mut name = name.chars();
-            let found = name.next();
-            found.is_some_and(|found| wanted == '?' || wanted == found)
-                && matches(rest.as_str(), name.as_str())
-        }
     }
 }
 

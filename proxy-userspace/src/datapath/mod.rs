@@ -16,12 +16,18 @@ pub mod elements;
 pub mod environment;
 mod exchange;
 pub mod features;
+pub mod fill;
+mod glob;
 pub mod interfaces;
+pub mod left_alone;
 pub mod load;
 pub mod maps;
 pub mod mmap;
 pub mod netlink;
 pub mod pin;
+pub mod running;
+pub mod serve;
+pub mod strangers;
 pub mod sys;
 mod transition;
 pub mod udp_sockets;
@@ -32,10 +38,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use proxy_common::interface::{Interface, flags};
-use serde::{Deserialize, Serialize};
-
-use self::attach::{AttachError, Layer, Target, TcMode};
+use self::attach::{AttachError, TcMode};
 use self::audit::PinnedMaps;
 use self::catalog::MapSizes;
 use self::cgroup::{Cgroup, CgroupError};
@@ -44,8 +47,8 @@ use self::interfaces::Plan;
 use self::load::{EMBEDDED_OBJECT, LoadError, Programs};
 use self::maps::KernelMaps;
 use self::pin::{PinError, PinKind, PinLock, Pins};
-use self::xdp::{XdpError, XdpMode};
-use crate::maps::{MapError, Maps as _};
+use self::xdp::XdpError;
+use crate::maps::Maps as _;
 
 /// Why the datapath could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -126,23 +129,8 @@ pub struct Datapath {
     mode: TcMode,
     cgroup: Option<Cgroup>,
     interfaces: BTreeMap<u32, Plan>,
-}
-
-/// How an interface is served, for `shunt status`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct InterfaceStatus {
-    /// Name.
-    pub name: String,
-    /// Index.
-    pub ifindex: u32,
-    /// True if it carries our programs.
-    pub attached: bool,
-    /// True if it leads to pods.
-    pub pod_side: bool,
-    /// How it runs the XDP program, if at all.
-    #[serde(default)]
-    pub xdp: Option<XdpMode>,
+    /// Those that could not be served at the last try: name, and why.
+    unserved: BTreeMap<u32, (String, String)>,
 }
 
 impl Datapath {
@@ -175,6 +163,7 @@ impl Datapath {
             mode,
             cgroup,
             interfaces: BTreeMap::new(),
+            unserved: BTreeMap::new(),
         };
         Ok((datapath, maps))
     }
@@ -208,103 +197,6 @@ impl Datapath {
         Ok(())
     }
 
-    /// Swaps the programs of every interface that carries some, lets go of those that are not
-    /// wanted, and serves the others. One interface that fails does not keep the others.
-    pub fn start_interfaces(&mut self, maps: &mut KernelMaps, wanted: BTreeMap<u32, Plan>) {
-        // The last moment before the first program is swapped: little is left for the next copy.
-        if !self.programs.is_transitional()
-            && let Err(error) = exchange::copy_flows(&self.pins)
-        {
-            tracing::error!(error = crate::error_chain(&error), "flows not copied yet");
-        }
-        for ifindex in attach::attached(&self.pins) {
-            if !wanted.get(&ifindex).is_some_and(Plan::is_attached) {
-                self.release(ifindex);
-            }
-        }
-        for (ifindex, _) in maps.interfaces() {
-            if !wanted.contains_key(&ifindex) {
-                report(ifindex, maps.remove_interface(ifindex));
-            }
-        }
-        self.set_interfaces(maps, wanted);
-    }
-
-    /// Follows a change of the interfaces: touches only what differs from the last call.
-    pub fn set_interfaces(&mut self, maps: &mut KernelMaps, wanted: BTreeMap<u32, Plan>) {
-        let known = std::mem::take(&mut self.interfaces);
-        for (&ifindex, plan) in &known {
-            let is_wanted = wanted.get(&ifindex).is_some_and(Plan::is_attached);
-            if plan.is_attached() && !is_wanted {
-                self.release(ifindex);
-            }
-            if !wanted.contains_key(&ifindex) {
-                report(ifindex, maps.remove_interface(ifindex));
-            }
-        }
-        for (ifindex, plan) in wanted {
-            let is_done = known.get(&ifindex) == Some(&plan);
-            if is_done || self.serve(maps, ifindex, &plan) {
-                self.interfaces.insert(ifindex, plan);
-            }
-        }
-    }
-
-    /// Attaches to one interface and writes its entry: an entry that says ATTACHED is true.
-    /// False if it is to be tried again.
-    fn serve(&mut self, maps: &mut KernelMaps, ifindex: u32, plan: &Plan) -> bool {
-        if plan.is_attached() {
-            let mut unserved = plan.interface;
-            unserved.flags &= !flags::ATTACHED;
-            let known = maps.interface(ifindex);
-            // Where our programs run they go on, and are only swapped.
-            if known.is_none_or(|known| known.flags & flags::ATTACHED == 0) {
-                report(ifindex, put_interface(maps, ifindex, &unserved));
-            }
-            if let Err(error) = self.attach(ifindex, plan) {
-                let error = crate::error_chain(&error);
-                tracing::error!(interface = plan.name, error, "interface not served");
-                report(ifindex, put_interface(maps, ifindex, &unserved));
-                return false;
-            }
-            self.attach_xdp(ifindex, plan);
-            tracing::info!(interface = plan.name, mode = %self.mode, "interface served");
-        }
-        report(
-            ifindex,
-            put_interface(maps, ifindex, &self.entry(ifindex, plan)),
-        );
-        true
-    }
-
-    fn attach(&mut self, ifindex: u32, plan: &Plan) -> Result<(), DatapathError> {
-        if plan.layer == Layer::Ip {
-            self.programs.require(&self.pins, &load::IP_PROGRAMS)?;
-        }
-        let target = Target {
-            ifindex,
-            name: &plan.name,
-            layer: plan.layer,
-        };
-        Ok(attach::attach(
-            &self.pins,
-            &self.programs,
-            self.mode,
-            target,
-        )?)
-    }
-
-    fn release(&self, ifindex: u32) {
-        let detached = xdp::detach(&self.pins, ifindex).map_err(DatapathError::from);
-        match detached.and_then(|()| Ok(attach::detach(&self.pins, ifindex)?)) {
-            Ok(()) => tracing::info!(ifindex, "interface released"),
-            Err(error) => {
-                let error = crate::error_chain(&error);
-                tracing::error!(ifindex, error, "interface not released");
-            }
-        }
-    }
-
     /// Ends an exchange of maps: to be called when every program was swapped. Transitional programs
     /// give way to those that know only the new tables, once these hold what the old ones do.
     pub fn finish_exchange(&mut self) -> Result<(), DatapathError> {
@@ -325,35 +217,6 @@ impl Datapath {
             self.attach_sockets()?;
         }
         Ok(exchange::finish(&self.pins)?)
-    }
-
-    /// All interfaces, for `shunt status`.
-    pub fn interface_status(&self) -> Vec<InterfaceStatus> {
-        let interfaces = self.interfaces.iter();
-        interfaces
-            .map(|(&ifindex, plan)| InterfaceStatus {
-                name: plan.name.clone(),
-                ifindex,
-                attached: plan.is_attached(),
-                pod_side: plan.interface.flags & flags::POD_SIDE != 0,
-                xdp: xdp::mode(&self.pins, ifindex),
-            })
-            .collect()
-    }
-}
-
-/// Writes an entry that differs.
-fn put_interface(maps: &mut KernelMaps, ifindex: u32, entry: &Interface) -> Result<(), MapError> {
-    match maps.interface(ifindex) {
-        Some(known) if known == *entry => Ok(()),
-        _ => maps.insert_interface(ifindex, entry),
-    }
-}
-
-fn report(ifindex: u32, written: Result<(), MapError>) {
-    if let Err(error) = written {
-        let error = crate::error_chain(&error);
-        tracing::error!(ifindex, error, "interface not written");
     }
 }
 

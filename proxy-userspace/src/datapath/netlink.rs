@@ -8,7 +8,9 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use rtnetlink::packet_route::address::{
     AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope,
 };
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::link::{
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp,
+};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteNextHop, RouteType,
 };
@@ -126,6 +128,7 @@ fn link(message: LinkMessage) -> (u32, Link) {
             LinkAttribute::Link(index) => link.lower = Some(index),
             LinkAttribute::Address(mac) => link.mac = mac.try_into().unwrap_or_default(),
             LinkAttribute::LinkInfo(infos) => link.kind = kind(&infos),
+            LinkAttribute::Xdp(parts) => link.xdp_program = xdp_program(&parts),
             _ => {}
         }
     }
@@ -139,6 +142,17 @@ fn kind(infos: &[LinkInfo]) -> String {
         _ => None,
     });
     kind.unwrap_or_default()
+}
+
+/// 0 stands for none.
+fn xdp_program(parts: &[LinkXdp]) -> Option<u32> {
+    parts.iter().find_map(|part| match part {
+        LinkXdp::ProgId(id)
+        | LinkXdp::DrvProgId(id)
+        | LinkXdp::SkbProgId(id)
+        | LinkXdp::HwProgId(id) => Some(*id).filter(|id| *id != 0),
+        _ => None,
+    })
 }
 
 fn address(message: AddressMessage) -> Option<LinkAddress> {

@@ -356,6 +356,7 @@ fn remove_dir(path: PathBuf) -> Result<(), PinError> {
     }
 }
 
-fn is_bpffs(path: &Path) -> bool {
+/// True if a path that exists lies on a bpffs.
+pub fn is_bpffs(path: &Path) -> bool {
     statfs(path).is_ok_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC)
 }

@@ -2,6 +2,7 @@
 //! map elements, probes. Each function is one system call.
 
 mod programs;
+mod query;
 
 use std::ffi::CString;
 use std::io;
@@ -12,6 +13,7 @@ use std::path::Path;
 use super::xdp::XdpMode;
 
 pub use self::programs::{load_connect4, test_run};
+pub use self::query::{Hook, program_count, program_name, programs_at};
 
 const MAP_CREATE: libc::c_long = 0;
 const MAP_LOOKUP_ELEM: libc::c_long = 1;
@@ -21,7 +23,6 @@ const MAP_GET_NEXT_KEY: libc::c_long = 4;
 const OBJ_PIN: libc::c_long = 6;
 const OBJ_GET: libc::c_long = 7;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
-const PROG_QUERY: libc::c_long = 16;
 const LINK_CREATE: libc::c_long = 28;
 const LINK_UPDATE: libc::c_long = 29;
 const LINK_DETACH: libc::c_long = 34;
@@ -337,34 +338,6 @@ pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = [link.as_raw_fd() as u32];
     // SAFETY: layout of LINK_DETACH; it holds no addresses.
     unsafe { bpf(LINK_DETACH, &mut attr) }.map(drop)
-}
-
-#[repr(C)]
-#[derive(Default)]
-struct QueryAttr {
-    target: u32,
-    attach_type: u32,
-    query_flags: u32,
-    attach_flags: u32,
-    ids: u64,
-    count: u32,
-    pad: u32,
-    program_flags: u64,
-    link_ids: u64,
-    link_flags: u64,
-    revision: u64,
-}
-
-/// Counts the programs at a hook of an interface; `EINVAL` where the kernel has no such hook.
-pub fn program_count(ifindex: u32, attach_type: AttachType) -> io::Result<u32> {
-    let mut attr = QueryAttr {
-        target: ifindex,
-        attach_type: attach_type as u32,
-        ..QueryAttr::default()
-    };
-    // SAFETY: layout of PROG_QUERY; all addresses are zero, so only the count is written.
-    unsafe { bpf(PROG_QUERY, &mut attr)? };
-    Ok(attr.count)
 }
 
 /// Creates a map without a name.

@@ -12,7 +12,7 @@ use crate::objects::ObjectName;
 use crate::pipeline::apply::Obstacle;
 use crate::pipeline::desired::{ServicePortName, TrafficPolicy};
 use crate::pipeline::reconciler::{Family, Reconciler};
-use crate::pipeline::store::Rejection;
+use crate::pipeline::store::{Rejection, Summary};
 
 /// One service port in one family.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -83,6 +83,11 @@ impl Reconciler {
             (Addr4::NAME, self.v4.obstacles.ports.len()),
             (Addr6::NAME, self.v6.obstacles.ports.len()),
         ]
+    }
+
+    /// What the source has told, in numbers.
+    pub fn summary(&self) -> Summary {
+        self.store.summary()
     }
 
     /// Objects that could not be decoded.

@@ -2,6 +2,7 @@
 //! since the last reconcile.
 
 mod lists;
+mod summary;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 use self::lists::Relist;
+pub use self::summary::Summary;
 use super::packed::{PackedService, Packer, Slice};
 use crate::objects::{
     EndpointSlice, Kind, Metadata, Node, Object, ObjectEvent, ObjectName, Service,

@@ -30,7 +30,7 @@ pub fn bpf_tools() -> Result<BpfTools> {
     Ok(BpfTools { rust, linker })
 }
 
-/// Finds or installs the programs that make network namespaces and rules.
+/// Finds or installs the programs that make network namespaces, rules and terminals.
 pub fn network_tools() -> Result<()> {
     packages::ensure_programs(&[
         ("ip", "iproute2"),
@@ -40,6 +40,7 @@ pub fn network_tools() -> Result<()> {
         ("ping", "iputils-ping"),
         ("sysctl", "procps"),
         ("unshare", "util-linux"),
+        ("tmux", "tmux"),
     ])
 }
 

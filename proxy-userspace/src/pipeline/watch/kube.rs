@@ -15,16 +15,16 @@ use tokio::sync::mpsc::Sender;
 
 use self::list_watch::{Query, follow};
 pub use self::watched::decode_object;
+use super::contact::Contacts;
 use super::{ApiSource, HEADLESS_LABEL, PROXY_NAME_LABEL, Selection, WatchError};
 use crate::objects::{EndpointSlice, Node, ObjectEvent, Service, ServiceCidr};
 
+/// Who is told of the objects, and who of how the watches stand.
+pub type Told = (Sender<ObjectEvent>, Contacts);
+
 /// Starts the four watches. Fails only where the configuration cannot be used: a server that does
 /// not answer is tried for ever.
-pub async fn spawn(
-    source: &ApiSource,
-    selection: &Selection,
-    sender: Sender<ObjectEvent>,
-) -> Result<(), WatchError> {
+pub async fn spawn(source: &ApiSource, selection: &Selection, to: Told) -> Result<(), WatchError> {
     let servers = servers(source).await?;
     let services = Query {
         labels: Some(match &selection.proxy_name {
@@ -43,14 +43,14 @@ pub async fn spawn(
     };
     let cidrs = Query::default();
     let patience = source.patience;
-    let given = || (servers.clone(), sender.clone());
-    let (to, from) = given();
-    tokio::spawn(follow::<ServiceCidr>(to, cidrs, patience, from));
-    let (to, from) = given();
-    tokio::spawn(follow::<Node>(to, node, patience, from));
-    let (to, from) = given();
-    tokio::spawn(follow::<Service>(to, services, patience, from));
-    tokio::spawn(follow::<EndpointSlice>(servers, slices, patience, sender));
+    let given = || (servers.clone(), to.clone());
+    let (from, told) = given();
+    tokio::spawn(follow::<ServiceCidr>(from, cidrs, patience, told));
+    let (from, told) = given();
+    tokio::spawn(follow::<Node>(from, node, patience, told));
+    let (from, told) = given();
+    tokio::spawn(follow::<Service>(from, services, patience, told));
+    tokio::spawn(follow::<EndpointSlice>(servers, slices, patience, to));
     Ok(())
 }
 

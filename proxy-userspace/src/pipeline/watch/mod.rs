@@ -7,6 +7,7 @@
 //! the Nodes only this one is passed on (S-001).
 
 pub mod check;
+pub mod contact;
 pub mod decode;
 mod files;
 pub mod follow;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use backon::ExponentialBuilder;
 use tokio::sync::mpsc;
 
+use self::contact::Contacts;
 use crate::objects::{Kind, Object, ObjectEvent};
 
 /// Every watched kind.
@@ -152,10 +154,19 @@ pub async fn start(
     source: Source,
     selection: Selection,
 ) -> Result<mpsc::Receiver<ObjectEvent>, WatchError> {
+    start_noting(source, selection, Contacts::default()).await
+}
+
+/// As [`start`], and tells `contacts` how the watches stand.
+pub async fn start_noting(
+    source: Source,
+    selection: Selection,
+    contacts: Contacts,
+) -> Result<mpsc::Receiver<ObjectEvent>, WatchError> {
     let (sender, receiver) = mpsc::channel(QUEUED_EVENTS_MAX);
     match source {
         Source::Manifests(roots) => follow::spawn(roots, selection, sender)?,
-        Source::Api(source) => kube::spawn(&source, &selection, sender).await?,
+        Source::Api(source) => kube::spawn(&source, &selection, (sender, contacts)).await?,
     }
     Ok(receiver)
 }

@@ -14,9 +14,10 @@ use kube::api::{ListParams, WatchEvent, WatchParams};
 use tokio::sync::mpsc::Sender;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::Server;
 use super::watched::{Watch, Watched};
+use super::{Server, Told};
 use crate::objects::ObjectEvent;
+use crate::pipeline::watch::contact::Contacts;
 use crate::pipeline::watch::{Patience, WATCH_SECS, backoff};
 
 /// Objects of one page. The client holds a page as text and decoded: of slices with 100 endpoints
@@ -41,7 +42,7 @@ pub(super) async fn follow<T: Watch>(
     servers: Vec<Server>,
     query: Query,
     patience: Patience,
-    sender: Sender<ObjectEvent>,
+    (sender, contacts): Told,
 ) {
     let closed = sender.clone();
     let follower = Follower::<T> {
@@ -49,6 +50,7 @@ pub(super) async fn follow<T: Watch>(
         query,
         patience,
         sender,
+        contacts,
         position: None,
         is_failing: false,
     };
@@ -106,6 +108,7 @@ struct Follower<T> {
     query: Query,
     patience: Patience,
     sender: Sender<ObjectEvent>,
+    contacts: Contacts,
     /// The resource version that the watch has reached; `None`: it must be listed.
     position: Option<String>,
     is_failing: bool,
@@ -153,6 +156,7 @@ impl<T: Watch> Follower<T> {
 
     fn note_failure(&mut self, current: usize, error: &str) {
         let server = &self.candidates[current].url;
+        self.contacts.failed(T::KIND, server, error);
         if !std::mem::replace(&mut self.is_failing, true) {
             tracing::warn!(kind = T::NAME, server, error, "watch failed");
         } else {
@@ -161,8 +165,9 @@ impl<T: Watch> Follower<T> {
     }
 
     fn note_success(&mut self, current: usize) {
+        let server = &self.candidates[current].url;
+        self.contacts.reached(T::KIND, server);
         if std::mem::replace(&mut self.is_failing, false) {
-            let server = &self.candidates[current].url;
             tracing::info!(kind = T::NAME, server, "watch goes on");
         }
     }

@@ -1,7 +1,8 @@
-//! `shunt cleanup --kube-proxy`: what kube-proxy left in netfilter (S-181). By the tools that
-//! kube-proxy itself uses; a tool that is missing has left nothing.
+//! What kube-proxy left in netfilter (S-181): `shunt doctor` finds it, `shunt cleanup --kube-proxy`
+//! removes it. By the tools that kube-proxy itself uses; a tool that is missing has left nothing.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Write as _};
 use std::path::Path;
@@ -15,40 +16,112 @@ const PREFIX: &str = "KUBE-";
 const KUBELET: [&str; 3] = ["KUBE-KUBELET-CANARY", "KUBE-FIREWALL", "KUBE-IPTABLES-HINT"];
 /// The device that mode ipvs binds addresses to.
 const IPVS_DEVICE: &str = "kube-ipvs0";
+/// Families of nftables.
+const FAMILIES: [&str; 2] = ["ip", "ip6"];
 
-/// Removes everything, and says what there was.
-pub fn remove() -> Result<Vec<String>> {
-    let mut removed = Vec::new();
-    for family in ["ip", "ip6"] {
-        let table = [family, "kube-proxy"];
-        let list = [&["list", "table"], &table[..]].concat();
-        if run("nft", &list, "")?.is_some_and(|ran| ran.is_success) {
-            must("nft", &[&["delete", "table"], &table[..]].concat(), "")?;
-            removed.push(format!("nftables table {family} kube-proxy"));
+/// One thing that kube-proxy left, with what it takes to remove it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Leftover {
+    /// Its nftables table of a family.
+    Table(&'static str),
+    /// Its chains and what jumps to them.
+    Chains {
+        /// Name of the tool that shows them.
+        tool: String,
+        /// What removes them, given to its `-restore`.
+        input: String,
+    },
+    /// The device of mode ipvs.
+    Ipvs,
+}
+
+impl fmt::Display for Leftover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Table(family) => write!(f, "nftables table {family} kube-proxy"),
+            Self::Chains { tool, .. } => write!(f, "{tool}: chains {PREFIX}*"),
+            Self::Ipvs => write!(f, "ipvs and its device {IPVS_DEVICE}"),
+        }
+    }
+}
+
+/// What was found, and where it could not be looked.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Found {
+    /// What is there.
+    pub leftovers: Vec<Leftover>,
+    /// Tools that are not installed.
+    pub missing_tools: Vec<String>,
+    /// Tools that failed, with their complaints.
+    pub failures: Vec<String>,
+}
+
+/// Looks for everything; changes nothing.
+pub fn find() -> Result<Found> {
+    let mut found = Found::default();
+    for family in FAMILIES {
+        match run("nft", &["list", "table", family, "kube-proxy"], "")? {
+            Some(ran) if ran.is_success => found.leftovers.push(Leftover::Table(family)),
+            // The answer where there is no such table.
+            Some(ran) if ran.errors.contains("No such file or directory") => {}
+            Some(ran) => found.failures.push(format!("nft: {}", ran.errors.trim())),
+            None if found.missing_tools.is_empty() => found.missing_tools.push("nft".to_owned()),
+            None => {}
         }
     }
     for tool in ["iptables", "ip6tables"] {
         for variant in ["-nft", "-legacy", ""] {
-            removed.extend(remove_chains(&format!("{tool}{variant}"))?);
+            find_chains(format!("{tool}{variant}"), &mut found)?;
         }
     }
     if Path::new("/sys/class/net").join(IPVS_DEVICE).exists() {
-        must("ip", &["link", "delete", IPVS_DEVICE], "")?;
-        run("ipvsadm", &["--clear"], "")?;
-        removed.push(format!("ipvs and its device {IPVS_DEVICE}"));
+        found.leftovers.push(Leftover::Ipvs);
     }
-    Ok(removed)
+    Ok(found)
 }
 
-fn remove_chains(tool: &str) -> Result<Option<String>> {
-    let Some(saved) = run(&format!("{tool}-save"), &[], "")?.filter(|ran| ran.is_success) else {
-        return Ok(None);
-    };
-    let Some(input) = restore_input(&saved.output) else {
-        return Ok(None);
-    };
-    must(&format!("{tool}-restore"), &["--noflush"], &input)?;
-    Ok(Some(format!("{tool}: chains {PREFIX}*")))
+fn find_chains(tool: String, found: &mut Found) -> Result<()> {
+    match run(&format!("{tool}-save"), &[], "")? {
+        Some(ran) if ran.is_success => {
+            let family = tool.split('-').next().unwrap_or_default().to_owned();
+            // `iptables` is another name of one of the variants.
+            let is_known = |input: &String| {
+                found.leftovers.iter().any(|known| match known {
+                    Leftover::Chains { tool, input: same } => {
+                        tool.split('-').next() == Some(&family) && same == input
+                    }
+                    _ => false,
+                })
+            };
+            if let Some(input) = restore_input(&ran.output).filter(|input| !is_known(input)) {
+                found.leftovers.push(Leftover::Chains { tool, input });
+            }
+        }
+        Some(ran) => found
+            .failures
+            .push(format!("{tool}-save: {}", ran.errors.trim())),
+        None => found.missing_tools.push(tool),
+    }
+    Ok(())
+}
+
+/// Removes everything, and says what there was.
+pub fn remove() -> Result<Vec<String>> {
+    let mut removed = Vec::new();
+    for leftover in find()?.leftovers {
+        match &leftover {
+            Leftover::Table(family) => must("nft", &["delete", "table", family, "kube-proxy"], "")?,
+            Leftover::Chains { tool, input } => {
+                must(&format!("{tool}-restore"), &["--noflush"], input)?;
+            }
+            Leftover::Ipvs => {
+                must("ip", &["link", "delete", IPVS_DEVICE], "")?;
+                run("ipvsadm", &["--clear"], "")?;
+            }
+        }
+        removed.push(leftover.to_string());
+    }
+    Ok(removed)
 }
 
 /// What takes kube-proxy's chains out of a saved rule set, all tables at once; `None`: it has none.
