@@ -240,9 +240,9 @@ fn uplink_below_a_vlan_is_left_to_tc() -> Result<()> {
         }
         say("an uplink below a VLAN", choice, Mode::Nowhere);
         refused(&mut rig, NodePort1("empty"))?;
-        // Not to another node: docs/faults.md.
         let near = (Outside, NodePort1("near"), &["a"][..]);
         served(&mut rig, near, (N1, PACKETS))?;
+        served(&mut rig, FAR, (N1, REDIRECTED))?;
     }
     Ok(())
 }

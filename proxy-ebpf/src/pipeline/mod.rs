@@ -5,9 +5,9 @@
 //! This file holds the branching between them; a stage never calls another stage. The path has
 //! nine steps, so that in the kernel each can be a subprogram with a stack of its own, verified
 //! once: [`fast`] (all of it at once, for most packets), [`begin`] (what is it), [`unreadable`]
-//! (where did it want to go), [`track`] (whose is it), [`refresh`] (keep its flow alive), [`choose`]
-//! (who gets a new flow), [`create`] (a new flow), [`finish`] (translate), [`answer`] (refuse). What
-//! one step leaves to the next is in [`Scratch`].
+//! (where did it want to go), [`track`] (whose is it), [`refresh`] (keep its flow alive),
+//! [`choose`] (who gets a new flow), [`create`] (a new flow), [`finish`] (translate), [`answer`]
+//! (refuse). What one step leaves to the next is in [`Scratch`].
 
 pub mod affinity;
 pub mod conntrack;
@@ -320,7 +320,7 @@ where
         nat::rewrite::<F, P>(packet, headers, connection)?;
     }
     if matches!(env.hook(), Hook::Xdp) {
-        nat::address_frame(packet, &connection.next_hop)?;
+        verdict::address_frame(packet, &connection.next_hop)?;
     }
     let (verdict, reason) = verdict::translated(headers, connection);
     Ok(Step::End(verdict, reason))

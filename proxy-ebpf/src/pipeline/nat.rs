@@ -3,7 +3,7 @@
 use bytemuck::Zeroable;
 use proxy_common::flow::{Path, flags, path, path_flags};
 use proxy_common::{
-    Address, Be16, Connection, Counter, Interface, NextHop, Tuple, interface, node, protocol,
+    Address, Be16, Connection, Counter, Interface, Tuple, interface, node, protocol,
 };
 
 use super::frontend::{Origin, Place};
@@ -12,7 +12,7 @@ use super::select::{Choice, Masquerade};
 use crate::environment::RouteQuery;
 use crate::packet::{L4Change, L4Checksum};
 use crate::wire::checksum::{self, Delta};
-use crate::wire::{ethernet, icmp, ipv4, ipv6, tcp, udp};
+use crate::wire::{icmp, ipv4, ipv6, tcp, udp};
 use crate::{Environment, Family, Packet, Stop, Tables};
 
 mod sctp;
@@ -317,13 +317,6 @@ fn network<F: Family, P: Packet>(
         packet.write(headers.l3.get() + ipv6::SRC, src)?;
         packet.write(headers.l3.get() + ipv6::DST, dst)
     }
-}
-
-/// Writes the MAC addresses of a frame that XDP sends.
-#[inline(always)]
-pub fn address_frame<P: Packet>(packet: &mut P, next_hop: &NextHop) -> Result<(), Stop> {
-    packet.write(ethernet::DST, &next_hop.dst)?;
-    packet.write(ethernet::SRC, &next_hop.src)
 }
 
 /// One hop: what the stack would do to a packet that we forward past it.

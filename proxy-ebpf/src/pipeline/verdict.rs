@@ -1,11 +1,11 @@
 //! Stage 7: what the hook does with the packet.
 
 use proxy_common::flow::{flags, path, path_flags};
-use proxy_common::{Address, Be16, Connection, Counter, protocol};
+use proxy_common::{Address, Be16, Connection, Counter, NextHop, protocol};
 
 use super::parse::{self, Fragment, Fragmenting, Headers, Transport};
 use crate::packet::SEGMENTS_DIFFER;
-use crate::wire::{sctp, tcp, udp};
+use crate::wire::{ethernet, sctp, tcp, udp};
 use crate::{Answer, Environment, Family, Hook, Packet, Stop, Verdict};
 
 /// Stops a packet whose flow is translated at the other hook.
@@ -150,6 +150,13 @@ fn datagram_len<F: Family, P: Packet>(packet: &P, headers: &Headers<F>) -> Resul
         udp::LEN
     };
     Ok(headers.l4.get() - headers.l3.get() + transport_len + segment_len)
+}
+
+/// Writes the MAC addresses of a frame that XDP sends.
+#[inline(always)]
+pub fn address_frame<P: Packet>(packet: &mut P, next_hop: &NextHop) -> Result<(), Stop> {
+    packet.write(ethernet::DST, &next_hop.dst)?;
+    packet.write(ethernet::SRC, &next_hop.src)
 }
 
 /// The end of a translated packet.

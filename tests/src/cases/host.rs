@@ -116,11 +116,15 @@ pub fn send<F: CaseFamily>(
     }
 }
 
-/// What comes of a case at `hook` by the short way, where that is for it, and by the long one alone:
-/// how they differ, in words.
+/// What comes of a case at `hook` by the short way, where that is for it, and by the long one
+/// alone: how they differ, in words.
 pub fn compare_ways<F: CaseFamily>(case: &Case, hook: Hook) -> Option<String> {
     let env = HostEnvironment::new(&case.world, hook, case.ifindex, NOW);
-    let [short, long] = [HostSteps::<F, _, _, _>::run, HostSteps::<F, _, _, _>::run_long].map(
+    let [short, long] = [
+        HostSteps::<F, _, _, _>::run,
+        HostSteps::<F, _, _, _>::run_long,
+    ]
+    .map(
         |run: fn(&mut HostPacket, &HostTables<F>, &HostEnvironment, usize) -> _| {
             env.seed.set(SEED);
             let tables = case.world.tables::<F>(1, NOW);
