@@ -26,7 +26,11 @@ pub trait Context: Raw {
     ///
     /// # Safety
     /// The kernel gave the context to this program run.
-    unsafe fn packet<F: Family>(self) -> Self::Packet;
+    #[inline(always)]
+    unsafe fn packet<F: Family>(self) -> Self::Packet {
+        // SAFETY: the caller's.
+        unsafe { self.packet_as_it_is::<F>() }
+    }
 }
 
 impl Context for *mut __sk_buff {
@@ -50,12 +54,6 @@ impl Context for *mut xdp_md {
 
     #[inline(always)]
     unsafe fn packet_as_it_is<F: Family>(self) -> XdpPacket {
-        // SAFETY: the caller's.
-        unsafe { XdpPacket::new(self) }
-    }
-
-    #[inline(always)]
-    unsafe fn packet<F: Family>(self) -> XdpPacket {
         // SAFETY: the caller's.
         unsafe { XdpPacket::new(self) }
     }

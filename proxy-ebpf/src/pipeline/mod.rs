@@ -302,7 +302,7 @@ where
 fn translate<F, P, E>(
     packet: &mut P,
     env: &E,
-    headers: &parse::Headers<F>,
+    headers: &Headers<F>,
     connection: &Connection<F::Addr>,
 ) -> Result<Step, Stop>
 where

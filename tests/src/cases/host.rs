@@ -106,14 +106,8 @@ pub fn send<F: CaseFamily>(
     let mut packet = HostPacket::new(bytes);
     packet.segment_len = segment_len;
     let (verdict, _) = HostSteps::<F, _, _, _>::run(&mut packet, tables, env, L3);
-    if verdict == Verdict::Drop {
-        packet.bytes.clear();
-    }
-    Outcome {
-        verdict,
-        bytes: packet.bytes,
-        counters: tables.written.borrow().counters.clone(),
-    }
+    let counters = tables.written.borrow().counters.clone();
+    Outcome::of_run(verdict, packet.bytes, counters)
 }
 
 /// What comes of a case at `hook` by the short way, where that is for it, and by the long one

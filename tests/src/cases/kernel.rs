@@ -344,15 +344,7 @@ fn outcome(
         },
         (action, _) => bail!("action {action} with mark {:#x}", output.mark),
     };
-    let bytes = match verdict {
-        Verdict::Drop => Vec::new(),
-        _ => output.bytes.clone(),
-    };
-    Ok(Outcome {
-        verdict,
-        bytes,
-        counters,
-    })
+    Ok(Outcome::of_run(verdict, output.bytes.clone(), counters))
 }
 
 /// The connected sockets of the world, in the namespace of the calling thread. A TCP one stays

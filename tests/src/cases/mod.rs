@@ -236,6 +236,18 @@ impl Case {
 }
 
 impl Outcome {
+    /// Of a run that left these bytes: those of a dropped packet do not matter.
+    pub fn of_run(verdict: Verdict, bytes: Vec<u8>, counters: BTreeMap<Counter, u64>) -> Self {
+        Self {
+            verdict,
+            bytes: match verdict {
+                Verdict::Drop => Vec::new(),
+                _ => bytes,
+            },
+            counters,
+        }
+    }
+
     /// The difference to what was expected, in words; `None` where there is none.
     pub fn differs(&self, expected: &Self) -> Option<String> {
         if self == expected {

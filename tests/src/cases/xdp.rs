@@ -53,14 +53,7 @@ pub fn send<F: CaseFamily>(case: &Case, tables: &HostTables<F>, now: u32) -> Out
             counters.insert(Counter::XdpAnswered, 1);
         }
     }
-    if verdict == Verdict::Drop {
-        packet.bytes.clear();
-    }
-    Outcome {
-        verdict,
-        bytes: packet.bytes,
-        counters,
-    }
+    Outcome::of_run(verdict, packet.bytes, counters)
 }
 
 /// True for what XDP has to answer itself: what is dropped, refused, or sent out by an interface

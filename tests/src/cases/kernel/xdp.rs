@@ -118,13 +118,5 @@ fn outcome(
         (REDIRECT, Verdict::Redirect(ifindex)) if ifindex != case.ifindex => expected,
         (action, _) => bail!("XDP action {action}"),
     };
-    let bytes = match verdict {
-        Verdict::Drop => Vec::new(),
-        _ => output.bytes.clone(),
-    };
-    Ok(Outcome {
-        verdict,
-        bytes,
-        counters,
-    })
+    Ok(Outcome::of_run(verdict, output.bytes.clone(), counters))
 }
