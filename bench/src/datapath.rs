@@ -115,13 +115,13 @@ fn settings(options: &Options) -> Vec<Setting> {
                 if protocol == protocol::UDP && !is_usual {
                     continue;
                 }
-                settings.push(Setting {
-                    programs: vec![Program::Tc],
+                settings.extend([Program::Tc, Program::Xdp].map(|program| Setting {
+                    program,
                     family,
                     protocol,
                     flows: *flows,
                     services: SERVICES[..if is_usual { 2 } else { 1 }].to_vec(),
-                });
+                }));
             }
         }
     }

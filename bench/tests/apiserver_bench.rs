@@ -52,7 +52,7 @@ fn control_plane_is_measured_beside_kube_proxy_and_drawn() -> Result<()> {
         ) == (&"apiserver".into(), &40.into(), &400.into()),
         "{last}"
     );
-    ensure!(figures["writes_per_change"] == 4.0, "{last}");
+    ensure!(figures["writes_per_change"] == 5.0, "{last}");
     ensure!(text.contains("exact state of 40 Services"), "{text}");
     let drawn = std::fs::read_to_string(&svg)?;
     for name in ["shunt", "kube-proxy nftables", "kube-proxy iptables"] {

@@ -52,7 +52,7 @@ fn control_plane_is_measured_and_changes_touch_one_service_alone() -> Result<()>
     }
     ensure!(figures["change_from_api_ms"].is_null(), "{figures}");
     // One backend made, a region written, the frontend's word stored, the old backend freed.
-    ensure!(figures["writes_per_change"] == 4.0, "{figures}");
+    ensure!(figures["writes_per_change"] == 5.0, "{figures}");
     ensure!(text.contains("exact state: 200 Services"), "{text}");
     Ok(())
 }
@@ -68,10 +68,11 @@ fn datapath_is_measured_with_a_ratio_to_the_yardstick_in_every_row() -> Result<(
         ensure!(ratio.is_some_and(|ratio| ratio > 0.0), "{row}");
         let what = row["what"].as_str().with_context(|| row.to_string())?;
         ensure!(what != "yardstick" || ratio == Some(1.0), "{row}");
-        *seen.entry(what.to_owned()).or_default() += 1;
+        let program = row["program"].as_str().with_context(|| row.to_string())?;
+        *seen.entry(format!("{program} {what}")).or_default() += 1;
     }
-    // Every kind of row for each family.
-    ensure!(seen.len() == 8, "{seen:?}");
+    // Every kind of row for each program and family.
+    ensure!(seen.len() == 2 * 8, "{seen:?}");
     ensure!(seen.values().all(|count| count % 2 == 0), "{seen:?}");
     Ok(())
 }

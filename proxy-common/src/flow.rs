@@ -80,7 +80,7 @@ impl<A: Address> FlowKey<A> {
 
 /// One step of a multiplicative hash (Knuth; the constant is MurmurHash3's c1).
 #[inline(always)]
-fn mix(hash: u32, word: u32) -> u32 {
+pub(crate) fn mix(hash: u32, word: u32) -> u32 {
     let mixed = (hash ^ word).wrapping_mul(0xcc9e_2d51);
     mixed ^ mixed >> 15
 }

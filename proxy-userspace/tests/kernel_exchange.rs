@@ -7,6 +7,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::os::fd::AsFd as _;
 
+use proxy_common::port_filter::{ADDRESSES_SINCE, ADDRESSES_START, PORT_FILTER_LEN};
 use proxy_common::{
     ABI_OLDEST, ABI_VERSION, Addr4, Addr6, Backend, BackendState, Be16, Config, Frontend,
     FrontendKey,
@@ -107,10 +108,10 @@ fn pin_foreign(place: &Place, text: &str) -> Abi {
             _ => 0,
         };
         let entries = spec.max_entries.min(256);
-        let entries = if spec.name == "PORT_FILTER" {
-            spec.max_entries
-        } else {
-            entries
+        let entries = match spec.name {
+            "PORT_FILTER" if abi.version < ADDRESSES_SINCE => ADDRESSES_START,
+            "PORT_FILTER" => spec.max_entries,
+            _ => entries,
         };
         let map_sizes = [key_size as u32, value_size as u32, entries];
         let map = sys::map_create(spec.kind as u32, map_sizes, flags).unwrap();
@@ -163,10 +164,28 @@ fn check_converted(pins: &Pins, from: &Abi) {
     }
 }
 
+/// Where nobody has told of addresses, all are known: flows may be of any.
+fn check_addresses_are_known(pins: &Pins, from: &Abi) {
+    let map = any_map(pins, PinKind::Maps, "PORT_FILTER");
+    assert_eq!(map.info.max_entries, PORT_FILTER_LEN);
+    let expected = match from.version < ADDRESSES_SINCE {
+        true => u64::MAX,
+        false => 0,
+    };
+    for index in [ADDRESSES_START, PORT_FILTER_LEN - 1] {
+        let mut found = [0; 8];
+        assert!(sys::map_lookup(map.fd(), &index.to_ne_bytes(), &mut found).unwrap());
+        assert_eq!(u64::from_ne_bytes(found), expected, "{index}");
+    }
+}
+
 /// The golden dump of this version.
 const OURS: &str = include_str!("../../docs/map-abi.txt");
-/// That of the last version that stands in docs/abi, frozen.
-const LAST: &str = include_str!("../../docs/abi/1.txt");
+/// Those of earlier versions, frozen.
+const EARLIER: [&str; 2] = [
+    include_str!("../../docs/abi/1.txt"),
+    include_str!("../../docs/abi/2.txt"),
+];
 
 /// The dump of a successor that is made up: these types have one more field, at their beginning.
 fn successor(text: &str) -> String {
@@ -207,13 +226,15 @@ fn successor(text: &str) -> String {
 #[test]
 fn maps_of_other_versions_are_converted() {
     rules(&["S-178"]);
-    for text in [LAST.to_owned(), successor(OURS)] {
+    let earlier = EARLIER.map(str::to_owned).into_iter();
+    for text in earlier.chain([successor(OURS)]) {
         let place = Place::enter();
         let theirs = pin_foreign(&place, &text);
         let pins = Pins::at(place.bpffs());
         let flows = any_map(&pins, PinKind::Maps, "FLOWS4");
         let (mut datapath, maps) = Datapath::load(&options(&place, sizes(1))).unwrap();
         check_converted(&pins, &theirs);
+        check_addresses_are_known(&pins, &theirs);
         let told = Abi::read(&pins, PinKind::Maps).unwrap();
         assert_eq!(told, Some(Abi::current()));
         assert_eq!(maps.config().unwrap().abi_version, ABI_VERSION);

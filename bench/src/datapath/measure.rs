@@ -2,9 +2,11 @@
 //! machine disturbs all alike.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use ::tests::cases::world::CaseFamily;
 use anyhow::{Context, Result, ensure};
+use proxy_ebpf::pipeline::verdict::TURN_SECS;
 
 use super::Extent;
 use super::plan::plan;
@@ -17,7 +19,7 @@ use super::what::{ALL, What};
 #[derive(Clone, Debug)]
 pub struct Setting {
     /// Where the programs run.
-    pub programs: Vec<Program>,
+    pub program: Program,
     /// 4 or 6.
     pub family: u8,
     /// IP protocol.
@@ -28,27 +30,28 @@ pub struct Setting {
     pub services: Vec<u32>,
 }
 
-/// Nanoseconds of every run, by program, number of Services and row.
-type Samples = BTreeMap<(&'static str, u32, &'static str), Vec<f64>>;
+/// Nanoseconds of every run, by number of Services and row.
+type Samples = BTreeMap<(u32, &'static str), Vec<f64>>;
 
 /// Measures a setting.
 pub fn measure<F: CaseFamily>(setting: &Setting, extent: Extent) -> Result<Vec<Row>> {
-    let mut programs = Programs::load::<F>(setting.flows)?;
-    prepare::<F>(&mut programs, setting)?;
+    let mut programs = Programs::load::<F>(setting.program, setting.flows)?;
+    let mut clock = prepare::<F>(&mut programs, setting)?;
     let mut samples = Samples::new();
     for services in &setting.services {
         let hz = programs.hz;
         programs
             .tables
             .fill(&tables::services::<F>(*services, hz))?;
-        for program in &setting.programs {
-            for _ in 0..extent.rounds {
-                for what in ALL {
-                    let ns = one::<F>(&mut programs, setting, what, extent.repeat)
-                        .with_context(|| what.name())?;
-                    let key = (program.name(), *services, what.name());
-                    samples.entry(key).or_default().push(ns);
-                }
+        for _ in 0..extent.rounds {
+            for what in ALL {
+                clock.keep_flows::<F>(&programs, setting)?;
+                let ns = one::<F>(&mut programs, setting, what, extent.repeat)
+                    .with_context(|| what.name())?;
+                samples
+                    .entry((*services, what.name()))
+                    .or_default()
+                    .push(ns);
             }
         }
     }
@@ -56,15 +59,63 @@ pub fn measure<F: CaseFamily>(setting: &Setting, extent: Extent) -> Result<Vec<R
 }
 
 /// Flows into both flow tables, and what the yardsticks need.
-fn prepare<F: CaseFamily>(programs: &mut Programs, setting: &Setting) -> Result<()> {
+fn prepare<F: CaseFamily>(programs: &mut Programs, setting: &Setting) -> Result<Clock> {
     let hz = programs.hz;
     programs.tables.fill(&tables::services::<F>(1, hz))?;
     let now = now::<F>(programs, setting)?;
+    let clock = Clock {
+        now,
+        at: Instant::now(),
+        filled: now,
+    };
+    let family = tables::suffix::<F>();
+    fill::<F>(programs, setting, now)?;
+    tables::fill_choices::<F>(programs.map(&format!("CHOICES{family}"))?)?;
+    Ok(clock)
+}
+
+/// The flows of a setting, last seen at `now`.
+fn fill<F: CaseFamily>(programs: &Programs, setting: &Setting, now: u32) -> Result<()> {
     let family = tables::suffix::<F>();
     let flows = programs.map(&format!("FLOWS{family}"))?;
     let yardsticks = programs.map(&format!("YARDSTICKS{family}"))?;
-    tables::fill_flows::<F>(&[flows, yardsticks], setting.protocol, setting.flows, now)?;
-    tables::fill_choices::<F>(programs.map(&format!("CHOICES{family}"))?)
+    tables::fill_flows::<F>(&[flows, yardsticks], setting, now)
+}
+
+/// Seconds of the programs' clock.
+struct Clock {
+    /// What it showed.
+    now: u32,
+    /// When.
+    at: Instant,
+    /// What it showed when flows were filled in.
+    filled: u32,
+}
+
+/// Seconds at the end of a turn that are too few for a row.
+const TURN_END_SECS: u32 = 4;
+
+impl Clock {
+    /// XDP leaves the first packet of a flow in each turn to tc, which is not there: before the
+    /// turn in which the flows were seen is over, they are filled in anew, in the next one.
+    fn keep_flows<F: CaseFamily>(&mut self, programs: &Programs, setting: &Setting) -> Result<()> {
+        if setting.program == Program::Tc {
+            return Ok(());
+        }
+        let turn = |secs: u32| secs / TURN_SECS;
+        if turn(self.read() + TURN_END_SECS) == turn(self.filled) {
+            return Ok(());
+        }
+        while turn(self.read() + TURN_END_SECS) != turn(self.read()) {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        self.filled = self.read();
+        fill::<F>(programs, setting, self.filled)
+    }
+
+    fn read(&self) -> u32 {
+        self.now + self.at.elapsed().as_secs() as u32
+    }
 }
 
 /// Seconds of the programs' clock, as a flow that they create shows it.
@@ -84,7 +135,8 @@ fn one<F: CaseFamily>(
     repeat: u32,
 ) -> Result<f64> {
     let flows = if what.is_new() { 0 } else { setting.flows };
-    let bytes = what.packet(setting.protocol).bytes::<F>();
+    let program = setting.program;
+    let bytes = what.packet(program, setting.protocol).bytes::<F>();
     let mut plan = plan::<F>(&bytes, setting.protocol, what.varied(), flows);
     plan.state = next_state();
     programs.set_plan(&plan)?;
@@ -94,11 +146,11 @@ fn one<F: CaseFamily>(
     let all = programs.run::<F>(Target::Of(what), &bytes, repeat)?;
     if !matches!(what, What::Yardstick | What::YardstickNew) {
         let counters = programs.tables.counters()?;
-        let count = counters.get(&what.reason()).copied().unwrap_or(0);
+        let reason = what.reason(program);
+        let count = counters.get(&reason).copied().unwrap_or(0);
         ensure!(
             is_nearly_all(count, repeat),
-            "{count} of {repeat} packets came to the end {:?}: {counters:?}",
-            what.reason()
+            "{count} of {repeat} packets came to the end {reason:?}: {counters:?}"
         );
     }
     Ok(all - wrapper)
@@ -118,36 +170,33 @@ fn next_state() -> u32 {
 }
 
 fn rows(setting: &Setting, samples: &Samples) -> Vec<Row> {
-    let mut rows = Vec::new();
-    for program in &setting.programs {
-        // A yardstick knows no Services: it is one figure for all rows of the setting.
-        let yardstick = |what: What| {
-            let of_all = setting
-                .services
-                .iter()
-                .filter_map(|services| samples.get(&(program.name(), *services, what.name())));
-            median(of_all.flatten().copied().collect())
+    let program = setting.program.name();
+    // A yardstick knows no Services: it is one figure for all rows of the setting.
+    let yardstick = |what: What| {
+        let of_all = setting
+            .services
+            .iter()
+            .filter_map(|services| samples.get(&(*services, what.name())));
+        median(of_all.flatten().copied().collect())
+    };
+    let row = |services: u32, what: What| {
+        let ns = match what {
+            What::Yardstick | What::YardstickNew => yardstick(what),
+            _ => median(samples[&(services, what.name())].clone()),
         };
-        for services in &setting.services {
-            for what in ALL {
-                let ns = match what {
-                    What::Yardstick | What::YardstickNew => yardstick(what),
-                    _ => median(samples[&(program.name(), *services, what.name())].clone()),
-                };
-                rows.push(Row {
-                    program: program.name(),
-                    family: setting.family,
-                    protocol: setting.protocol,
-                    what,
-                    flows: setting.flows,
-                    services: *services,
-                    ns,
-                    ratio: ns / yardstick(what.yardstick()),
-                });
-            }
+        Row {
+            program,
+            family: setting.family,
+            protocol: setting.protocol,
+            what,
+            flows: setting.flows,
+            services,
+            ns,
+            ratio: ns / yardstick(what.yardstick()),
         }
-    }
-    rows
+    };
+    let of = |services: &u32| ALL.map(|what| row(*services, what));
+    setting.services.iter().flat_map(of).collect()
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

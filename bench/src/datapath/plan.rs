@@ -71,6 +71,7 @@ mod tests {
     use ::tests::cases::world::CaseFamily;
     use proxy_ebpf::{V4, V6};
 
+    use super::super::programs::Program;
     use super::super::what::ALL;
     use super::*;
 
@@ -78,7 +79,7 @@ mod tests {
     fn check<F: CaseFamily>(src_at: usize, addr_len: usize) {
         for what in ALL {
             for ip_protocol in [protocol::TCP, protocol::UDP] {
-                let bytes = what.packet(ip_protocol).bytes::<F>();
+                let bytes = what.packet(Program::Tc, ip_protocol).bytes::<F>();
                 let mut plan = plan::<F>(&bytes, ip_protocol, what.varied(), 0);
                 for index in [0, 1, 32_768, 1_000_000, 4_000_000_000] {
                     plan.set_flow(index);

@@ -4,14 +4,18 @@ use std::os::fd::BorrowedFd;
 
 use anyhow::{Context, Result};
 use bench_ebpf::{CHOICES_LEN, place};
+use proxy_common::flow::path;
 use proxy_common::*;
 use proxy_ebpf::tables::host::HostTables;
 use proxy_ebpf::{Family, V4, V6};
 use proxy_userspace::datapath::sys;
-use tests::cases::flows::{Entry, stack};
+use tests::cases::flows::{Entry, by, stack};
+use tests::cases::packets::mac_of;
 use tests::cases::tables::{backend_id, publish};
 use tests::cases::world::*;
 
+use super::measure::Setting;
+use super::programs::Program;
 use super::what::WITHOUT_ENDPOINTS;
 
 /// Backends of each Service beside those of the cases' world.
@@ -24,12 +28,18 @@ const FIRST_REGION: u32 = 4096;
 /// How many addresses the first of these Services is behind the cases' ClusterIP.
 const FIRST_ADDR: u32 = 256;
 
+/// Backends of the cases' Service. With another source each flow needs a port of its own towards its
+/// backend: a million of flows are more than one backend has ports for.
+const BACKENDS: u16 = 64;
+
 /// The world in which packets are measured: pods are told by their interfaces, because the
 /// addresses of a million of them are in no range of the cases.
 pub fn world() -> World {
     World {
         detector: Detector::Interface,
-        ..with_backend(Role::RemoteBackend)
+        snat_ports: [[1024, u16::MAX], [1, 0]],
+        backends: vec![backend(Role::RemoteBackend); BACKENDS.into()],
+        ..World::default()
     }
 }
 
@@ -37,6 +47,16 @@ pub fn world() -> World {
 /// endpoints.
 pub fn services<F: CaseFamily>(services: u32, hz: u32) -> HostTables<F> {
     let mut tables = world().tables::<F>(hz, 0);
+    for ip_protocol in [protocol::TCP, protocol::UDP] {
+        for position in 0..BACKENDS {
+            let id = backend_id(ip_protocol, position.into());
+            let backend = tables
+                .backends
+                .get_mut(&id)
+                .expect("a backend of the world");
+            backend.port = Be16::new(TARGET + position);
+        }
+    }
     for service in 0..services {
         let addr = if service == 0 {
             F::address(WITHOUT_ENDPOINTS)
@@ -102,6 +122,8 @@ fn frontend<F: CaseFamily>(
         };
         tables.backends.insert(first_backend + backend, value);
     }
+    let (index, bit) = port_filter::address(&key.addr);
+    *tables.port_filter.entry(index).or_default() |= bit;
     publish(tables, key, id, region);
 }
 
@@ -149,21 +171,39 @@ fn entries<F: CaseFamily>(template: &[Entry<F>; 2], index: u32) -> [Entry<F>; 2]
     [(key, original), (reply_key, reply)]
 }
 
-/// Writes `count` established flows into every map of `maps`, last seen at `now`.
-pub fn fill_flows<F: CaseFamily>(
-    maps: &[BorrowedFd<'_>],
-    ip_protocol: u8,
-    count: u32,
-    now: u32,
-) -> Result<()> {
+/// The entries of an established flow of a setting.
+fn template<F: CaseFamily>(setting: &Setting, now: u32) -> [Entry<F>; 2] {
+    let program = setting.program;
     let mut flow = stack(
-        (Role::Pod, 0),
-        (Role::ClusterIp, PORT),
+        (program.client(), 0),
+        (program.dialed(), PORT),
         (Role::RemoteBackend, TARGET),
     );
-    flow.protocol = ip_protocol;
-    let template = flow.entries::<F>(1, backend_id(ip_protocol, 0), now);
-    for index in 0..count {
+    flow.protocol = setting.protocol;
+    if program == Program::Xdp {
+        flow.path = by(path::INGRESS_NEIGH, UPLINK);
+        flow.reply_path = flow.path;
+    }
+    let mut entries = flow.entries::<F>(1, backend_id(setting.protocol, 0), now);
+    if program == Program::Xdp {
+        for (_, connection) in &mut entries {
+            connection.next_hop = NextHop {
+                dst: ROUTER_MAC,
+                src: mac_of(UPLINK),
+            };
+        }
+    }
+    entries
+}
+
+/// Writes the established flows of a setting into every map of `maps`, last seen at `now`.
+pub fn fill_flows<F: CaseFamily>(
+    maps: &[BorrowedFd<'_>],
+    setting: &Setting,
+    now: u32,
+) -> Result<()> {
+    let template = template::<F>(setting, now);
+    for index in 0..setting.flows {
         for (key, connection) in entries::<F>(&template, index) {
             let (key, value) = (bytemuck::bytes_of(&key), bytemuck::bytes_of(&connection));
             for map in maps {

@@ -5,6 +5,8 @@ use proxy_ebpf::Hook;
 use tests::cases::packets::{self, ACK, PacketSpec, SYN};
 use tests::cases::world::{At, CLIENT_PORT, PORT, Role, TARGET};
 
+use super::programs::Program;
+
 /// One kind of row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum What {
@@ -87,11 +89,12 @@ impl What {
         }
     }
 
-    /// The hook at tc.
-    pub fn hook(self) -> Hook {
-        match self {
-            What::EstablishedReply => Hook::Egress,
-            _ => Hook::Ingress,
+    /// The hook.
+    pub fn hook(self, program: Program) -> Hook {
+        match (program, self) {
+            (Program::Xdp, _) => Hook::Xdp,
+            (Program::Tc, What::EstablishedReply) => Hook::Egress,
+            (Program::Tc, _) => Hook::Ingress,
         }
     }
 
@@ -109,25 +112,28 @@ impl What {
     }
 
     /// The reason that our programs count for each packet.
-    pub fn reason(self) -> Counter {
-        match self {
-            What::EstablishedReply => Counter::ReplyStack,
-            What::Foreign => Counter::Foreign,
-            What::ForeignFilterHit => Counter::NotFrontend,
-            What::Reject => Counter::RejectNoEndpoint,
-            _ => Counter::OriginalStack,
+    pub fn reason(self, program: Program) -> Counter {
+        match (program, self) {
+            (_, What::Reject) => Counter::RejectNoEndpoint,
+            // tc, behind it, says why.
+            (Program::Xdp, What::Foreign | What::ForeignFilterHit) => Counter::XdpPassed,
+            (Program::Xdp, What::EstablishedReply) => Counter::ReplyRedirect,
+            (Program::Xdp, _) => Counter::OriginalRedirect,
+            (Program::Tc, What::EstablishedReply) => Counter::ReplyStack,
+            (Program::Tc, What::Foreign | What::ForeignFilterHit) => Counter::Foreign,
+            (Program::Tc, _) => Counter::OriginalStack,
         }
     }
 
     /// The packet, of whichever flow.
-    pub fn packet(self, ip_protocol: u8) -> PacketSpec {
-        let client = (Role::Pod, CLIENT_PORT);
+    pub fn packet(self, program: Program, ip_protocol: u8) -> PacketSpec {
+        let client = (program.client(), CLIENT_PORT);
         let (src, dst): (At, At) = match self {
             What::EstablishedReply => ((Role::RemoteBackend, TARGET), client),
             What::Foreign => (client, (Role::Foreign, FOREIGN_PORT)),
             What::ForeignFilterHit => (client, (Role::Foreign, PORT)),
             What::Reject => (client, (WITHOUT_ENDPOINTS, PORT)),
-            _ => (client, (Role::ClusterIp, PORT)),
+            _ => (client, (program.dialed(), PORT)),
         };
         let mut packet = if ip_protocol == protocol::UDP {
             packets::udp(src, dst)

@@ -16,11 +16,15 @@ pub fn check<F: Family, T: Tables<F>>(
     let tuple = &headers.tuple;
     let known = match headers.transport {
         // To a frontend, from a backend, or to a backend past every frontend: its answers may look
-        // like those of a flow (conntrack::clashes).
+        // like those of a flow (conntrack::clashes). The port says it of most packets, the address
+        // of those that share it.
         Transport::Ports => {
-            tables.port_known(headers.protocol, Side::Destination, tuple.dport.get())
-                || tables.port_known(headers.protocol, Side::Source, tuple.sport.get())
-                || tables.port_known(headers.protocol, Side::Source, tuple.dport.get())
+            let known = |side, port, addr| {
+                tables.port_known(headers.protocol, side, port) && tables.address_known(addr)
+            };
+            known(Side::Destination, tuple.dport.get(), &tuple.dst)
+                || known(Side::Source, tuple.sport.get(), &tuple.src)
+                || known(Side::Source, tuple.dport.get(), &tuple.dst)
         }
         // About a packet to a backend, or from a frontend: the sides are the other way round.
         Transport::IcmpError => {

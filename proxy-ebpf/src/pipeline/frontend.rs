@@ -45,6 +45,8 @@ pub struct Origin {
     pub is_pod: bool,
     /// A detector exists for the family.
     pub has_detector: bool,
+    /// The bridge of the packet's port where both directions must be redirected (P-6); else 0.
+    pub bridge: u32,
 }
 
 /// Where a new flow enters.
@@ -88,19 +90,23 @@ where
     T: Tables<F>,
     E: Environment<F>,
 {
-    let interface = match env.hook() {
+    let (flags, bridge) = match env.hook() {
         Hook::Ingress | Hook::Xdp => tables
             .interface(env.ifindex())
-            .map_or(0, |found| found.flags),
-        Hook::Egress => 0,
+            .map_or((0, 0), |found| (found.flags, found.bridge)),
+        Hook::Egress => (0, 0),
     };
     let place = match env.hook() {
         Hook::Egress => Place::Node,
-        _ if interface & interface::flags::BRIDGE != 0 => Place::Bridge,
-        _ if interface & interface::flags::POD_SIDE != 0 => Place::PodSide,
+        _ if flags & interface::flags::BRIDGE != 0 => Place::Bridge,
+        _ if flags & interface::flags::POD_SIDE != 0 => Place::PodSide,
         _ => Place::Outside,
     };
-    detect::<F>(config, &headers.tuple.src, place, interface)
+    let is_redirecting = flags & interface::flags::BRIDGE_REDIRECT != 0;
+    Origin {
+        bridge: if is_redirecting { bridge } else { 0 },
+        ..detect::<F>(config, &headers.tuple.src, place, flags)
+    }
 }
 
 /// The detector (S-083).
@@ -123,6 +129,7 @@ pub fn detect<F: Family>(
         place,
         is_pod,
         has_detector,
+        bridge: 0,
     }
 }
 

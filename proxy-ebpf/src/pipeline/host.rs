@@ -52,6 +52,7 @@ where
                 place: Place::Outside,
                 is_pod: false,
                 has_detector: false,
+                bridge: 0,
             }),
         };
         let mut steps = HostSteps {

@@ -69,7 +69,7 @@ where
         connection.flags |= flags::HAIRPIN;
     }
     let is_snat = is_masqueraded(tables, env, headers, choice, &connection.to);
-    let bridge = redirecting_bridge(tables, env, is_node);
+    let bridge = choice.origin.bridge;
     if !is_snat && !is_node && bridge == 0 {
         return Ok(through_stack::<F>(connection));
     }
@@ -151,22 +151,6 @@ fn through_stack<F: Family>(connection: &mut Connection<F::Addr>) -> SourcePort 
     connection.path.kind = path::INGRESS_STACK;
     connection.other_path.kind = path::EGRESS_STACK;
     SourcePort::OfPacket
-}
-
-/// The bridge of the packet's port where both directions must be redirected (P-6); else 0.
-#[inline(always)]
-fn redirecting_bridge<F, T, E>(tables: &T, env: &E, is_node: bool) -> u32
-where
-    F: Family,
-    T: Tables<F>,
-    E: Environment<F>,
-{
-    match tables.interface(env.ifindex()) {
-        Some(found) if !is_node && found.flags & interface::flags::BRIDGE_REDIRECT != 0 => {
-            found.bridge
-        }
-        _ => 0,
-    }
 }
 
 /// Rewritten whole and sent out by redirect, both ways (P-2, P-6, P-7, P-8).

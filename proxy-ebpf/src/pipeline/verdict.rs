@@ -30,7 +30,7 @@ pub fn at_this_hook<F: Family, E: Environment<F>>(
 
 /// Seconds after which a packet of a flow goes by tc instead of XDP: there the kernel uses the
 /// neighbour, and so asks it whether it is still there. A power of two.
-const TURN_SECS: u32 = 32;
+pub const TURN_SECS: u32 = 32;
 
 /// Stops at XDP the first packet of a flow in each [`TURN_SECS`].
 #[inline(always)]

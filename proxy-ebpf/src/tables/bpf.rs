@@ -8,7 +8,7 @@ use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
-use proxy_common::port_filter::{PORT_FILTER_LEN, bit, index};
+use proxy_common::port_filter::{PORT_FILTER_LEN, address, bit, index};
 use proxy_common::*;
 
 pub use counts::count;
@@ -131,6 +131,12 @@ macro_rules! family {
                 PORT_FILTER
                     .get(index)
                     .is_some_and(|bits| *bits & bit(port) != 0)
+            }
+
+            #[inline(always)]
+            fn address_known(&self, addr: &$addr) -> bool {
+                let (index, bit) = address(addr);
+                PORT_FILTER.get(index).is_some_and(|bits| *bits & bit != 0)
             }
 
             #[inline(always)]

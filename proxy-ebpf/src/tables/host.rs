@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use proxy_common::port_filter::{bit, index};
+use proxy_common::port_filter::{address, bit, index};
 use proxy_common::*;
 
 use super::{FlowTable, FrontendRead, Insert, Sighting, Tables};
@@ -131,6 +131,12 @@ impl<F: Family> Tables<F> for HostTables<F> {
         index(protocol, side, port)
             .and_then(|index| self.port_filter.get(&index))
             .is_some_and(|bits| bits & bit(port) != 0)
+    }
+
+    fn address_known(&self, addr: &F::Addr) -> bool {
+        let (index, bit) = address(addr);
+        let bits = self.port_filter.get(&index);
+        bits.is_some_and(|bits| bits & bit != 0)
     }
 
     fn flow(

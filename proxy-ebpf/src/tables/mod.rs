@@ -69,6 +69,8 @@ pub trait Tables<F: Family> {
     fn config(&self) -> Option<&Config>;
     /// PORT_FILTER: true if the bit is set; false too for a protocol without ports.
     fn port_known(&self, protocol: u8, side: Side, port: u16) -> bool;
+    /// PORT_FILTER: true if the address's bit is set.
+    fn address_known(&self, addr: &F::Addr) -> bool;
     /// HANDSHAKES or FLOWS: copies the entry to `found`; false where there is none. The caller
     /// checks the tag.
     fn flow(

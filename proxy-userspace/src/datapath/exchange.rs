@@ -12,6 +12,8 @@
 
 use std::os::fd::AsFd as _;
 
+use proxy_common::port_filter;
+
 use super::abi::{Abi, ConvertError, Converter};
 use super::catalog::{MapKind, MapSizes, MapSpec, catalog};
 use super::elements::{AnyMap, Existing};
@@ -177,6 +179,12 @@ impl Wanted {
                 "map exchanged, with what it holds"
             );
         }
+        if self.theirs.version < port_filter::ADDRESSES_SINCE {
+            know_all_addresses(pins).map_err(|source| LoadError::Copy {
+                map: "PORT_FILTER",
+                source,
+            })?;
+        }
         Abi::pin(pins, PinKind::NextMaps)?;
         pins.rename_folder(PinKind::Maps, PinKind::OldMaps)?;
         pins.rename_folder(PinKind::NextMaps, PinKind::Maps)?;
@@ -206,6 +214,17 @@ impl Changed {
         }
         Ok(())
     }
+}
+
+/// Sets the bits of all addresses: their writer knew of none, and flows may be of backends that are
+/// gone. They stay until the node starts anew, and cost foreign packets a few look-ups.
+fn know_all_addresses(pins: &Pins) -> std::io::Result<()> {
+    let path = pins.path(PinKind::NextMaps, "PORT_FILTER");
+    let map = sys::open_pinned(&path)?;
+    for index in port_filter::ADDRESSES_START..port_filter::PORT_FILTER_LEN {
+        sys::map_update(map.as_fd(), &index.to_ne_bytes(), &u64::MAX.to_ne_bytes())?;
+    }
+    Ok(())
 }
 
 /// Copies what old programs wrote into old flow tables, and forgets these. To be called when no

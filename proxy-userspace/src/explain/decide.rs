@@ -202,6 +202,7 @@ impl<'a, F: Family<Addr: IpFamily>> Run<'a, F> {
                 place,
                 is_pod: false,
                 has_detector: false,
+                bridge: 0,
             },
         };
         let (ifindex, interface) = self.interface();

@@ -1,7 +1,7 @@
 //! What must hold of the maps after every single write.
 
 use proxy_common::backend::flags;
-use proxy_common::{BackendState, Frontend, RegionHeader, RegionTail, Word};
+use proxy_common::{BackendState, Frontend, RegionHeader, RegionTail, Side, Word, port_filter};
 
 use super::{FakeFamily, FakeMaps};
 use crate::family::{IpFamily, frontend_text};
@@ -10,8 +10,8 @@ use crate::pipeline::actual::members;
 
 impl FakeMaps {
     /// Says what is wrong with what programs would read: a published frontend with a region that
-    /// leads nowhere, or to backends that take no flow or are another service port's; counts that
-    /// are somebody else's.
+    /// leads nowhere, or to backends that take no flow or are another service port's; what
+    /// PORT_FILTER keeps packets of from; counts that are somebody else's.
     pub fn check(&self) -> Result<(), String> {
         self.check_family(&self.v4)?;
         self.check_family(&self.v6)
@@ -27,12 +27,20 @@ impl FakeMaps {
             if start == 0 || end > self.capacity.slots {
                 return Err(format!("{key}: region {start}..{end}"));
             }
+            let (protocol, port) = (frontend.key.protocol, frontend.key.port.get());
+            if !self.is_let_in(protocol, (Side::Destination, port), &frontend.key.addr) {
+                return Err(format!("{key}: PORT_FILTER does not know it"));
+            }
             let header = RegionHeader::unpack(content[0]);
             let tail = RegionTail::unpack(content[1]);
             for (index, id) in members(&content).enumerate() {
                 let Some(backend) = family.backends.get(&id) else {
                     return Err(format!("{key}: backend {id} does not exist"));
                 };
+                let side = (Side::Source, backend.port.get());
+                if !self.is_let_in(protocol, side, &backend.addr) {
+                    return Err(format!("{key}: PORT_FILTER does not know backend {id}"));
+                }
                 let counted = family.backend_counts.get(&id);
                 if counted.is_some_and(|counted| *counted != (backend.addr, backend.port)) {
                     return Err(format!("{key}: backend {id} has the counts of another one"));
@@ -70,7 +78,21 @@ impl FakeMaps {
                 ));
             }
         }
-        Ok(())
+        let unknown = |addr: &&A| !self.has_bit(Some(port_filter::address(*addr)));
+        match family.node_addresses.keys().find(unknown) {
+            Some(addr) => Err(format!("PORT_FILTER does not know {}", addr.to_ip())),
+            None => Ok(()),
+        }
+    }
+
+    fn is_let_in<A: IpFamily>(&self, protocol: u8, (side, port): (Side, u16), addr: &A) -> bool {
+        let index = port_filter::index(protocol, side, port);
+        self.has_bit(index.map(|index| (index, port_filter::bit(port))))
+            && self.has_bit(Some(port_filter::address(addr)))
+    }
+
+    fn has_bit(&self, place: Option<(u32, u64)>) -> bool {
+        place.is_some_and(|(index, bit)| self.port_filter(index).unwrap_or_default() & bit != 0)
     }
 }
 

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use proxy_common::frontend::CLUSTER_START;
 use proxy_common::port_filter::PORT_FILTER_LEN;
-use proxy_common::{BackendState, Config, FrontendKey, RegionHeader};
+use proxy_common::{BackendState, Config, FrontendKey, RegionHeader, port_filter};
 
 use crate::family::{Endpoint, IpFamily, Prefix};
 use crate::ids::{Ids, Region, Regions};
-use crate::maps::Capacity;
+use crate::maps::{Capacity, MapResult, Maps};
 use crate::pipeline::desired::{DesiredBackend, ServicePortName};
 use crate::sorted::SortedMap;
 
@@ -61,6 +61,20 @@ impl SharedState {
             port_filter: vec![0; PORT_FILTER_LEN as usize],
             config: None,
         }
+    }
+
+    /// True if the address's bit of PORT_FILTER is written.
+    pub fn is_address_known<A: IpFamily>(&self, addr: &A) -> bool {
+        let (index, bit) = port_filter::address(addr);
+        self.port_filter[index as usize] & bit != 0
+    }
+
+    /// Sets bits in one element of PORT_FILTER.
+    pub fn set_filter(&mut self, maps: &mut impl Maps, index: u32, bits: u64) -> MapResult {
+        let word = self.port_filter[index as usize] | bits;
+        maps.write_port_filter(index, word)?;
+        self.port_filter[index as usize] = word;
+        Ok(())
     }
 }
 

@@ -231,11 +231,8 @@ impl<A: IpFamily, M: Maps + FamilyMaps<A>> Run<'_, A, M> {
     }
 
     fn set_port_filter(&mut self, index: u32, bits: u64) -> Result<(), Obstacle> {
-        let word = self.shared.port_filter[index as usize] | bits;
-        let result = self.maps.write_port_filter(index, word);
-        self.note(result)?;
-        self.shared.port_filter[index as usize] = word;
-        Ok(())
+        let result = self.shared.set_filter(self.maps, index, bits);
+        self.note(result)
     }
 
     fn claim(

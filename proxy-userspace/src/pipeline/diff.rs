@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proxy_common::node::cluster_ip;
-use proxy_common::port_filter::{bit, index};
+use proxy_common::port_filter::{address, bit, index};
 use proxy_common::{BackendState, FrontendKey, Side};
 
 use crate::family::{Endpoint, IpFamily, Prefix};
@@ -170,6 +170,14 @@ impl Bits<'_> {
             *self.missing.entry(index).or_default() |= bit(port);
         }
     }
+
+    fn need_address<A: IpFamily>(&mut self, addr: &A) {
+        let (index, bit) = address(addr);
+        let written = self.written.get(index as usize);
+        if written.is_some_and(|word| word & bit == 0) {
+            *self.missing.entry(index).or_default() |= bit;
+        }
+    }
 }
 
 /// What is made for one service port.
@@ -192,6 +200,7 @@ impl<A: IpFamily> Making<'_, A> {
         self.claim(known, &owned, ops);
         for (endpoint, backend) in self.port.backends.iter() {
             bits.need(self.name.protocol, Side::Source, endpoint.port);
+            bits.need_address(&endpoint.addr);
             let written = known.and_then(|known| known.backends.get(endpoint));
             let backend = before_publication(written, backend);
             if written.map(ActualBackend::desired) != Some(backend) {
@@ -215,6 +224,7 @@ impl<A: IpFamily> Making<'_, A> {
                 Side::Destination,
                 frontend.key.port.get(),
             );
+            bits.need_address(&frontend.key.addr);
             ops.extend(self.publish(known, frontend));
         }
     }

@@ -1,10 +1,10 @@
 //! The stages together, on maps in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use proxy_common::{Addr4, BackendState, FrontendKey, RegionTail, Word};
+use proxy_common::{Addr4, BackendState, FrontendKey, RegionTail, Word, port_filter};
 
 use super::store::SERVICE_NAME_LABEL;
 use super::{Reconciler, Report};
@@ -424,7 +424,7 @@ fn cold_start_with_many_services_is_linear() {
         slots: 1 << 20,
     };
     let mut world = World::with_capacity(capacity);
-    let mut events = Vec::new();
+    let (mut events, mut words) = (Vec::new(), BTreeSet::new());
     for index in 0..2_000_u32 {
         let [_, _, high, low] = index.to_be_bytes();
         let name = format!("s{index}");
@@ -433,12 +433,16 @@ fn cold_start_with_many_services_is_linear() {
             .map(|pod| endpoint(&format!("10.{pod}.{high}.{low}")))
             .collect();
         events.push(applied_slice(slice(&name, &name, pods, 8080)));
+        for first in (0..10).map(|pod| [10, pod]).chain([[10, 96]]) {
+            let addr = Addr4::from_octets([first[0], first[1], high, low]);
+            words.insert(port_filter::address(&addr).0);
+        }
     }
     tell(&mut world.agent, events.clone());
     let report = world.agent.reconcile(&mut world.maps, world.now);
-    // CONFIG, two words of PORT_FILTER; per Service: ten backends, a region, a frontend, its word,
-    // its id and its ClusterIP.
-    assert_eq!(report.writes, 3 + 2_000 * 15);
+    // CONFIG, two words of PORT_FILTER for ports and those for addresses; per Service: ten backends,
+    // a region, a frontend, its word, its id and its ClusterIP.
+    assert_eq!(report.writes, 3 + words.len() as u64 + 2_000 * 15);
     assert_eq!(
         world.agent.reconcile(&mut world.maps, world.now),
         Report::default()
@@ -479,9 +483,9 @@ fn thousand_endpoints_are_replaced_in_one_step() {
             break;
         }
     }
-    // Five backends that come, the list, its publication, five that go: at each the old list or
-    // the next one is read, and nothing between them.
-    assert_eq!(lists.len(), 2 * (5 + 1 + 1 + 5 + 1));
+    // The bits of five addresses, five backends that come, the list, its publication, five that go:
+    // at each the old list or the next one is read, and nothing between them.
+    assert_eq!(lists.len(), 2 * (5 + 5 + 1 + 1 + 5 + 1));
     lists.dedup();
     lists.sort();
     lists.dedup();

@@ -13,6 +13,22 @@ use super::world::*;
 const PROTOCOLS: [u8; 3] = [protocol::TCP, protocol::UDP, protocol::SCTP];
 /// Elements of SLOTS between two regions.
 const REGION_LEN: u32 = 64;
+/// Addresses of frontends and of this node, and those of backends, of whichever world.
+const KNOWN: [Role; 13] = [
+    Role::ClusterIp,
+    Role::Vip,
+    Role::Node,
+    Role::PodGateway,
+    Role::OverlayGateway,
+    Role::BridgeGateway,
+    Role::Pod,
+    Role::LocalBackend,
+    Role::RemoteBackend,
+    Role::OverlayBackend,
+    Role::BareBackend,
+    Role::LostBackend,
+    Role::BridgedBackend,
+];
 /// Ids between the backends of two service ports.
 const BACKENDS: u32 = 100;
 
@@ -72,6 +88,10 @@ impl World {
         tables.cluster_ips.insert(key, node::cluster_ip::ACTIVE);
         for protocol in PROTOCOLS {
             self.service_port(&mut tables, protocol);
+        }
+        for role in KNOWN {
+            let (index, bit) = port_filter::address(&F::address(role));
+            *tables.port_filter.entry(index).or_default() |= bit;
         }
         self.flows(&mut tables, now);
         self.fragments(&mut tables);

@@ -137,15 +137,14 @@ where
             entries.connection.to.sport = port_at(&config.snat_ports, position);
         }
         set_other(entries);
-        if is_free(tables, config, entries)
+        let is_free = gives_way(tables, config, entries, FlowTable::Flows)
             && (matches!(port, SourcePort::OfPacket)
-                || !env.socket_owns(&entries.other_key.tuple, entries.key.protocol))
-            && tables.insert_flow(
-                FlowTable::Handshakes,
-                &entries.other_key,
-                &entries.other,
-                Insert::NoExist,
-            )
+                || !env.socket_owns(&entries.other_key.tuple, entries.key.protocol));
+        // What HANDSHAKES has of the tuple is looked at only where something is in the way.
+        if is_free
+            && (insert_other(tables, entries)
+                || gives_way(tables, config, entries, FlowTable::Handshakes)
+                    && insert_other(tables, entries))
         {
             return Ok(());
         }
@@ -157,15 +156,16 @@ where
     Err(Stop::Drop(Counter::SnatPortsExhausted))
 }
 
-/// True if no live connection but this very one has the reply's tuple; what is expired or of this
-/// one is removed.
 #[inline(always)]
-fn is_free<F: Family, T: Tables<F>>(tables: &T, config: &Config, entries: &mut Entries<F>) -> bool {
-    gives_way(tables, config, entries, FlowTable::Flows)
-        && gives_way(tables, config, entries, FlowTable::Handshakes)
+fn insert_other<F: Family, T: Tables<F>>(tables: &T, entries: &Entries<F>) -> bool {
+    let Entries {
+        other_key, other, ..
+    } = entries;
+    tables.insert_flow(FlowTable::Handshakes, other_key, other, Insert::NoExist)
 }
 
-/// The same in one table. A removal takes a lock, so it is for what is there.
+/// True if no live connection but this very one has the reply's tuple in a table; what is expired
+/// or of this one is removed. A removal takes a lock, so it is for what is there.
 #[inline(always)]
 fn gives_way<F: Family, T: Tables<F>>(
     tables: &T,

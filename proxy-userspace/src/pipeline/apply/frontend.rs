@@ -81,11 +81,12 @@ impl<A: IpFamily, M: Maps + FamilyMaps<A>> Run<'_, A, M> {
                 .and_then(|index| self.shared.port_filter.get(index as usize));
             word.is_some_and(|word| word & bit(port) != 0)
         };
-        let backends = op.cluster.iter().chain(op.local.iter());
+        let mut backends = op.cluster.iter().chain(op.local.iter());
         let is_complete = is_set(Side::Destination, op.key.port.get())
-            && backends
-                .into_iter()
-                .all(|endpoint| is_set(Side::Source, endpoint.port));
+            && self.shared.is_address_known(&op.key.addr)
+            && backends.all(|endpoint| {
+                is_set(Side::Source, endpoint.port) && self.shared.is_address_known(&endpoint.addr)
+            });
         match is_complete {
             true => Ok(()),
             false => Err(Obstacle::Failed("writing PORT_FILTER".into())),

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use proxy_common::{Addr4, Addr6, Config};
+use proxy_common::{Addr4, Addr6, Config, port_filter};
 
 use super::{Reconciler, Report};
 use crate::family::{IpFamily, config_net};
 use crate::ip_text::parse_cidr;
 use crate::maps::{FamilyMaps, Maps};
 use crate::objects::{Kind, ObjectName};
-use crate::pipeline::actual::ActualState;
+use crate::pipeline::actual::{ActualState, SharedState};
 use crate::pipeline::desired::node::{self, NodeFacts};
 
 impl Reconciler {
@@ -77,13 +77,13 @@ impl Reconciler {
         write_addresses(
             node::addresses(settings, node, local),
             maps,
-            &mut self.v4.actual,
+            (&mut self.shared, &mut self.v4.actual),
             report,
         );
         write_addresses(
             node::addresses(settings, node, local),
             maps,
-            &mut self.v6.actual,
+            (&mut self.shared, &mut self.v6.actual),
             report,
         );
         self.health_checks.listen([
@@ -115,15 +115,25 @@ fn restored_nets(config: &Config) -> impl Iterator<Item = IpNet> {
 }
 
 /// Writes the difference in NODE_ADDRESSES, additions first.
-fn write_addresses<A: IpFamily, M: FamilyMaps<A>>(
+fn write_addresses<A: IpFamily, M: Maps + FamilyMaps<A>>(
     desired: BTreeMap<A, u32>,
     maps: &mut M,
-    actual: &mut ActualState<A>,
+    (shared, actual): (&mut SharedState, &mut ActualState<A>),
     report: &mut Report,
 ) {
     for (addr, flags) in &desired {
         if actual.node_addresses.get(addr) == Some(flags) {
             continue;
+        }
+        if !shared.is_address_known(addr) {
+            let (index, bit) = port_filter::address(addr);
+            match shared.set_filter(maps, index, bit) {
+                Ok(()) => report.writes += 1,
+                Err(error) => {
+                    report.fail(&error);
+                    continue;
+                }
+            }
         }
         match maps.insert_node_address(addr, *flags) {
             Ok(()) => {

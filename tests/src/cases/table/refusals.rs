@@ -381,7 +381,19 @@ fn foreign() -> Vec<Case> {
             &["P-14"],
             syn(here, (Role::Client, PORT)),
         )
+        .left_alone(Foreign),
+        case(
+            "a packet to the number of a frontend's port at a backend's address",
+            &["P-14"],
+            syn(here, (Role::LocalBackend, PORT)),
+        )
         .left_alone(NotFrontend),
+        case(
+            "a foreign packet from a backend's port number",
+            &["P-14"],
+            syn((Role::Foreign, TARGET), there),
+        )
+        .left_alone(Foreign),
         case(
             "a foreign packet from a known port number",
             &["P-14"],
@@ -400,7 +412,7 @@ fn foreign() -> Vec<Case> {
             &["S-084"],
             syn(POD_AT, (Role::Router, NODE_PORT)),
         )
-        .left_alone(NotFrontend),
+        .left_alone(Foreign),
         case(
             "a forwarded packet starts no flow when it leaves",
             &["P-1"],
