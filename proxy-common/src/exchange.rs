@@ -8,7 +8,7 @@ pub const ABSENT: u16 = u16::MAX;
 pub const OLD_VALUE_MAX: usize = 256;
 
 /// Fields of `Connection` whose offsets `OLD_CONNECTION4` and `OLD_CONNECTION6` hold.
-pub const CONNECTION_FIELDS: [&str; 10] = [
+pub const CONNECTION_FIELDS: [&str; 13] = [
     "to",
     "tag",
     "last_seen_secs",
@@ -19,6 +19,9 @@ pub const CONNECTION_FIELDS: [&str; 10] = [
     "other_path",
     "flags",
     "seen",
+    "began_secs",
+    "packets",
+    "bytes",
 ];
 /// Fields of `AffinityEntry` whose offsets `OLD_AFFINITY` holds.
 pub const AFFINITY_FIELDS: [&str; 4] = ["backend", "generation", "last_used_secs", "tag"];

@@ -163,6 +163,8 @@ pub struct Connection<A: Address> {
     pub generation: u32,
     /// FrontendId.
     pub frontend: u32,
+    /// When the connection began, in seconds of the jiffies clock; 0 where that is not known.
+    pub began_secs: u32,
     /// What happens to packets of this direction.
     pub path: Path,
     /// What happens to packets of the other direction.
@@ -174,12 +176,58 @@ pub struct Connection<A: Address> {
     /// Bits of [`seen`]: what was seen of the connection, both directions.
     pub seen: u8,
     /// Zero.
-    pub pad: u8,
+    #[cfg(not(feature = "other-abi"))]
+    pub pad: [u8; 5],
+    /// Zero.
+    #[cfg(feature = "other-abi")]
+    pub pad: [u8; 1],
+    /// What this direction has carried since it was last written to BACKEND_COUNTS: a
+    /// [`Carried`], packed, so that a packet costs one addition.
+    pub carried: u64,
+    /// Packets before that.
+    pub packets: u64,
+    /// Bytes before that, from the IP header on.
+    pub bytes: u64,
 }
-#[cfg(not(feature = "other-abi"))]
-pod!(Connection<A>, 64, 88);
-#[cfg(feature = "other-abi")]
-pod!(Connection<A>, 68, 92);
+pod!(Connection<A>, 96, 120);
+
+/// Packets and bytes of one direction of a connection. A packet is what a hook sees: several
+/// segments of one connection that the kernel has put together (GRO, GSO) are one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Carried {
+    /// Packets, below 2^24.
+    pub packets: u64,
+    /// Bytes from the IP header on, below 2^40.
+    pub bytes: u64,
+}
+
+impl Carried {
+    const BYTES_BITS: u32 = 40;
+
+    /// One packet of this length.
+    #[inline(always)]
+    pub const fn one(bytes: u32) -> Self {
+        Self {
+            packets: 1,
+            bytes: bytes as u64,
+        }
+    }
+
+    /// As [`Connection::carried`] holds it. Sums of packed values are those of both numbers.
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        self.packets << Self::BYTES_BITS | self.bytes
+    }
+
+    /// The inverse.
+    #[inline(always)]
+    pub const fn unpack(packed: u64) -> Self {
+        Self {
+            packets: packed >> Self::BYTES_BITS,
+            bytes: packed & ((1 << Self::BYTES_BITS) - 1),
+        }
+    }
+}
 
 /// Bits of [`Connection::flags`].
 pub mod flags {

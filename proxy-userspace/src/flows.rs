@@ -1,8 +1,7 @@
 //! Live connections, as the flow tables hold them.
 //!
-//! A connection is two entries; here it is one value. What the tables do not record is not made up:
-//! when a connection began, and how many packets and bytes it has carried. Connections that the
-//! socket hooks have translated are in no flow table: their packets need none.
+//! A connection is two entries; here it is one value. Connections that the socket hooks have translated
+//! are in no flow table: their packets need none.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,7 +9,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 
 use proxy_common::config::Timeouts;
-use proxy_common::flow::{flags, path, seen};
+use proxy_common::flow::{Carried, flags, path, seen};
 use proxy_common::{ABI_VERSION, Be16, Connection, FlowKey, Tuple};
 use proxy_ebpf::FlowTable;
 use proxy_ebpf::pipeline::conntrack::{is_reply, lifetime};
@@ -88,6 +87,11 @@ pub struct FlowView {
     pub hairpin: bool,
     /// How far it has come.
     pub state: FlowState,
+    /// Seconds since it began; absent where an earlier version made it.
+    pub age_secs: Option<u32>,
+    /// What it has carried.
+    #[serde(flatten)]
+    pub traffic: Traffic,
     /// Seconds since the last packet of either direction; the datapath notes it once a second.
     pub idle_secs: u32,
     /// Seconds until it is forgotten, should no packet come.
@@ -97,11 +101,57 @@ pub struct FlowView {
     pub redirected_to: Option<String>,
 }
 
+/// What went to a backend, and what came from it. A packet is what a hook sees: segments that the
+/// kernel has put together are one. Bytes are from the IP header on.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Traffic {
+    /// Packets to the backend.
+    pub packets_to: u64,
+    /// Bytes to it.
+    pub bytes_to: u64,
+    /// Packets from it.
+    pub packets_from: u64,
+    /// Bytes from it.
+    pub bytes_from: u64,
+}
+
+impl Traffic {
+    /// What one entry has counted: its own direction.
+    fn of<A: IpFamily>(entry: &Connection<A>) -> Self {
+        let more = Carried::unpack(entry.carried);
+        let (packets, bytes) = (entry.packets + more.packets, entry.bytes + more.bytes);
+        match is_reply(entry) {
+            true => Self {
+                packets_from: packets,
+                bytes_from: bytes,
+                ..Self::default()
+            },
+            false => Self {
+                packets_to: packets,
+                bytes_to: bytes,
+                ..Self::default()
+            },
+        }
+    }
+
+    /// Of each the larger one: an entry on its way from table to table may be in both.
+    fn or_more(self, other: Self) -> Self {
+        Self {
+            packets_to: self.packets_to.max(other.packets_to),
+            bytes_to: self.bytes_to.max(other.bytes_to),
+            packets_from: self.packets_from.max(other.packets_from),
+            bytes_from: self.bytes_from.max(other.bytes_from),
+        }
+    }
+}
+
 /// One connection as its client's packets show it.
 #[derive(Clone, Copy, Debug)]
 struct Found<A: IpFamily> {
     original: Connection<A>,
     table: FlowTable,
+    traffic: Traffic,
 }
 
 type FoundFlows<A> = BTreeMap<(u8, Tuple<A>), Found<A>>;
@@ -173,11 +223,14 @@ fn add<A: IpFamily>(
     } else {
         tuple
     };
-    let slot = found
-        .entry((key.protocol, tuple))
-        .or_insert(Found { original, table });
+    let slot = found.entry((key.protocol, tuple)).or_insert(Found {
+        original,
+        table,
+        traffic: Traffic::default(),
+    });
+    slot.traffic = slot.traffic.or_more(Traffic::of(&entry));
     if slot.table < table {
-        *slot = Found { original, table };
+        (slot.original, slot.table) = (original, table);
         return;
     }
     let (ours, its) = (&mut slot.original, original);
@@ -262,6 +315,8 @@ fn view<A: IpFamily>(
         snat: original.flags & flags::SNAT != 0,
         hairpin: original.flags & flags::HAIRPIN != 0,
         state: state(original.seen, found.table),
+        age_secs: (original.began_secs != 0).then(|| now.saturating_sub(original.began_secs)),
+        traffic: found.traffic,
         idle_secs: idle,
         expires_secs,
         redirected_to,

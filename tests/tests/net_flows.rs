@@ -1,6 +1,11 @@
 //! The flow tables over real sockets: who stays in them, and who has to leave.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tests::net::eventually;
 use tests::rig::{Client, Rig, Target};
 use tests::rules;
 use tests::topology::Variant;
@@ -88,4 +93,67 @@ fn answered_questions_displace_no_live_connection() -> Result<()> {
     let held = hold(&mut rig)?;
     pass_by(&mut rig, SocketKind::UdpConnected)?;
     ask_all(&mut rig, &held)
+}
+
+/// What a connection through a NodePort has carried is told while it lives, and of its backend when it
+/// has ended; and its backends' counts are those of the packet path alone.
+#[test]
+fn connections_and_backends_tell_what_they_have_carried() -> Result<()> {
+    const ASKED: u64 = 10_000;
+    const TIMES: u64 = 3;
+    let mut rig = Rig::new(Variant::default(), &[])?;
+    let bpffs = rig.agents[0].bpffs();
+    let query = |rig: &Rig, words: &[&str]| -> Result<Vec<Value>> {
+        let words = [words, &["-o", "json", "--bpffs", &bpffs]].concat();
+        Ok(serde_json::from_str(&rig.agents[0].shunt(&words)?)?)
+    };
+    for family in FAMILIES {
+        let to = rig.address(NodePort1("far"), family);
+        let plan = Held::new(SocketKind::Tcp, to);
+        let (number, _) = rig.client(Outside)?.open(plan)?;
+        for _ in 0..TIMES {
+            rig.client(Outside)?.ask(number, ASKED as usize)?;
+        }
+        let flows = query(&rig, &["flows", "--service", "far"])?;
+        let frontend = Value::from(to.to_string());
+        let flow = flows.iter().find(|flow| flow["frontend"] == frontend);
+        let flow = flow.with_context(|| format!("{to} is not in {flows:?}"))?;
+        let number = |key: &str| flow[key].as_u64().with_context(|| format!("{key}: {flow}"));
+        // Payload and headers, and what was sent twice.
+        let range = ASKED * TIMES..2 * ASKED * TIMES;
+        ensure!(range.contains(&number("bytesTo")?), "{flow}");
+        ensure!(range.contains(&number("bytesFrom")?), "{flow}");
+        ensure!(
+            number("packetsTo")? > TIMES && number("packetsFrom")? > TIMES,
+            "{flow}"
+        );
+        ensure!(number("ageSecs")? < 3600, "{flow}");
+    }
+    // Connections that end tell all that they have carried.
+    let before = carried_to(&query(&rig, &["service", "get", "far"])?)?;
+    for family in FAMILIES {
+        let to = rig.address(NodePort1("far"), family);
+        let plan = Plan::new(SocketKind::Tcp, to).times(20);
+        let report = rig.client(Outside)?.connect(plan.payload(ASKED as usize))?;
+        ensure!(report.failed() == 0, "{family:?}: {report:?}");
+    }
+    let all = 20 * ASKED * FAMILIES.len() as u64;
+    // The last FIN is on its way when its sender goes on.
+    eventually(Duration::from_secs(30), || {
+        let more = carried_to(&query(&rig, &["service", "get", "far"])?)? - before;
+        ensure!((all..2 * all).contains(&more), "{more} of {all}");
+        Ok(())
+    })
+}
+
+/// Bytes to all backends of these frontends.
+fn carried_to(frontends: &[Value]) -> Result<u64> {
+    let mut backends = BTreeMap::new();
+    for frontend in frontends {
+        for backend in frontend["backends"].as_array().context("backends")? {
+            let key = [&frontend["protocol"], &backend["address"]].map(Value::to_string);
+            backends.insert(key, backend["bytesTo"].as_u64());
+        }
+    }
+    Ok(backends.values().flatten().sum())
 }

@@ -320,7 +320,10 @@ where
 
 /// [`pipeline::finish`].
 #[inline(always)]
-pub fn finish<F: ScratchMap, C: Context>(ctx: C, hook: u32) -> Step {
+pub fn finish<F: ScratchMap, C: Context>(ctx: C, hook: u32) -> Step
+where
+    Maps: Tables<F>,
+{
     let Some(scratch) = F::scratch(hook) else {
         return NO_SCRATCH;
     };
@@ -328,9 +331,12 @@ pub fn finish<F: ScratchMap, C: Context>(ctx: C, hook: u32) -> Step {
     let mut packet = unsafe { ctx.packet::<F>() };
     let env = KernelEnvironment::new(ctx, hook);
     // SAFETY: as in `begin`.
-    pipeline::or_stop(pipeline::finish::<F, _, _>(&mut packet, &env, unsafe {
-        &*scratch
-    }))
+    pipeline::or_stop(pipeline::finish::<F, _, _, _>(
+        &mut packet,
+        &Maps,
+        &env,
+        unsafe { &mut *scratch },
+    ))
 }
 
 /// [`pipeline::answer`].

@@ -47,6 +47,8 @@ pub struct Entries<F: Family> {
     pub found: Connection<F::Addr>,
     /// Where `connection` was found.
     pub table: FlowTable,
+    /// Length of the packet, if it is still to be counted; else 0.
+    pub uncounted: u32,
 }
 
 /// Finds the packet's flow: sets `key`, and `connection` and `table` where there is one.
@@ -83,20 +85,38 @@ pub fn track<F: Family, T: Tables<F>>(
     }
 }
 
-/// True if the packet belongs to a direction of a connection in FLOWS, of which nothing has to be
-/// written: copies the entry to `found`.
+/// The entry of the packet's direction, if it is in FLOWS and nothing has to be written of it but
+/// what it carries: copies it to `found`.
 #[inline(always)]
-pub fn is_settled<F: Family, T: Tables<F>>(
+pub fn settled<F: Family, T: Tables<F>>(
     tables: &T,
     headers: &Headers<F>,
     key: &FlowKey<F::Addr>,
     found: &mut Connection<F::Addr>,
     now: u32,
-) -> bool {
+) -> Option<T::Entry> {
+    let entry = tables.entry(FlowTable::Flows, key, found)?;
     // An entry that was seen in this second is not over.
-    tables.flow(FlowTable::Flows, key, found)
-        && found.tag == key.tag()
-        && is_told(tables, headers, found, FlowTable::Flows, now)
+    let is_settled =
+        found.tag == key.tag() && is_told(tables, headers, found, FlowTable::Flows, now);
+    is_settled.then_some(entry)
+}
+
+/// Counts the packet of a known flow of which nothing else was written.
+#[inline(always)]
+pub fn count<F: Family, T: Tables<F>>(tables: &T, entries: &mut Entries<F>) {
+    let Entries {
+        key,
+        found,
+        table,
+        uncounted,
+        ..
+    } = entries;
+    if *uncounted != 0
+        && let Some(entry) = tables.entry(*table, key, found)
+    {
+        tables.carry(entry, *uncounted);
+    }
 }
 
 /// True if the packet tells nothing that its entry in `table` does not say.
@@ -174,6 +194,7 @@ where
         now,
         gained,
         lost: connection.seen & !gained,
+        bytes: headers.len,
     };
     connection.seen = gained;
     connection.last_seen_secs = now;
@@ -183,18 +204,21 @@ where
     let known = connection.next_hop;
     let is_found = find_next_hop(env, &entries.key, connection);
     set_other(entries);
+    let mut table = from;
     if to != from {
-        move_to(tables, entries, to);
-        return Tracked::Known;
-    }
-    if is_found && entries.connection.next_hop != known {
+        table = move_to(tables, entries, to);
+    } else if is_found && entries.connection.next_hop != known {
         // Rare, so the entry is replaced whole: nobody reads half a MAC address.
         tables.insert_flow(from, &entries.key, &entries.connection, Insert::Any);
     }
+    let of_other = Sighting {
+        bytes: 0,
+        ..sighting
+    };
     // An entry that is gone was moved by another CPU at this moment, or evicted.
-    if tables.touch_flow(from, &entries.key, sighting)
-        && !tables.touch_flow(from, &entries.other_key, sighting)
-        && tables.insert_flow(from, &entries.other_key, &entries.other, Insert::NoExist)
+    if tables.touch_flow(table, &entries.key, sighting)
+        && !tables.touch_flow(table, &entries.other_key, of_other)
+        && tables.insert_flow(table, &entries.other_key, &entries.other, Insert::NoExist)
     {
         tables.count(Counter::HalfRestored);
     }
@@ -352,27 +376,40 @@ fn seen_after<F: Family>(headers: &Headers<F>, connection: &Connection<F::Addr>,
     bits
 }
 
-/// Moves a connection from the other table to `to`. Where there is no room, it goes on where it is.
+/// Moves a connection from the other table to `to`, and returns where it is. Where there is no room,
+/// it goes on where it was.
 #[inline(always)]
-fn move_to<F: Family, T: Tables<F>>(tables: &T, entries: &Entries<F>, to: FlowTable) {
+fn move_to<F: Family, T: Tables<F>>(
+    tables: &T,
+    entries: &mut Entries<F>,
+    to: FlowTable,
+) -> FlowTable {
     let Entries {
         key,
         connection,
         other_key,
         other,
+        found,
         ..
     } = entries;
     let (from, counter) = match to {
         FlowTable::Flows => (FlowTable::Handshakes, Counter::Promoted),
         FlowTable::Handshakes => (FlowTable::Flows, Counter::Closed),
     };
-    if tables.insert_flow(to, key, connection, Insert::Any)
-        && tables.insert_flow(to, other_key, other, Insert::Any)
-    {
-        tables.remove_flow(from, key);
-        tables.remove_flow(from, other_key);
-        tables.count(counter);
+    if tables.flow(from, other_key, found) && found.tag == other.tag {
+        other.carried = found.carried;
+        other.packets = found.packets;
+        other.bytes = found.bytes;
     }
+    if !tables.insert_flow(to, key, connection, Insert::Any)
+        || !tables.insert_flow(to, other_key, other, Insert::Any)
+    {
+        return from;
+    }
+    tables.remove_flow(from, key);
+    tables.remove_flow(from, other_key);
+    tables.count(counter);
+    to
 }
 
 /// Rebuilds the other direction from this one.
@@ -393,4 +430,7 @@ fn set_other<F: Family>(entries: &mut Entries<F>) {
     other.other_path = connection.path;
     other.next_hop = NextHop::default();
     other.flags = connection.flags ^ flags::REPLY;
+    other.carried = 0;
+    other.packets = 0;
+    other.bytes = 0;
 }

@@ -7,7 +7,7 @@
 use bytemuck::Zeroable;
 use proxy_common::{Connection, FlowKey};
 
-use super::{Step, conntrack, filter, needs_next_hop, parse, translate};
+use super::{Step, conntrack, filter, needs_next_hop, parse, translate, translated};
 use crate::wire::tcp;
 use crate::{Environment, Family, Packet, Stop, Tables};
 
@@ -35,10 +35,13 @@ where
     let key = FlowKey::new(headers.tuple, headers.protocol);
     let mut connection = Connection::zeroed();
     let now = env.now_secs(config.hz);
-    if !conntrack::is_settled(tables, &headers, &key, &mut connection, now)
-        || needs_next_hop(env, &connection)
-    {
+    let Some(entry) = conntrack::settled(tables, &headers, &key, &mut connection, now) else {
+        return Ok(Step::Begin);
+    };
+    if needs_next_hop(env, &connection) {
         return Ok(Step::Begin);
     }
-    translate(packet, env, &headers, &connection)
+    translate(packet, env, &headers, &connection)?;
+    tables.carry(entry, headers.len);
+    Ok(translated(&headers, &connection))
 }

@@ -77,6 +77,7 @@ pub fn no_headers<F: Family>() -> Headers<F> {
         l4: Offset::ZERO,
         quoted: Offset::ZERO,
         quoted_l4: Offset::ZERO,
+        len: 0,
         fragment_id: 0,
         protocol: 0,
         tcp_flags: 0,
@@ -95,6 +96,7 @@ fn no_entries<F: Family>() -> Entries<F> {
         other: Connection::zeroed(),
         found: Connection::zeroed(),
         table: FlowTable::Flows,
+        uncounted: 0,
     }
 }
 
@@ -147,7 +149,12 @@ where
     }
 
     fn finish(&mut self) -> Step {
-        or_stop(super::finish(self.packet, self.env, &self.scratch))
+        or_stop(super::finish(
+            self.packet,
+            self.tables,
+            self.env,
+            &mut self.scratch,
+        ))
     }
 
     fn answer(&mut self, reason: Counter, answer: Answer) -> Step {

@@ -182,10 +182,17 @@ where
     filter::check(tables, config, headers)?;
     let now = env.now_secs(config.hz);
     let tracked = conntrack::track(tables, config, headers, &mut scratch.entries, now);
-    if matches!(env.hook(), Hook::Xdp) && !matches!(tracked, Tracked::New) {
+    if !matches!(tracked, Tracked::New) {
+        // The other hook writes what there is to write.
         verdict::at_this_hook(env, &scratch.entries.connection)?;
-        verdict::out_of_turn(&scratch.entries.connection, now)?;
+        if matches!(env.hook(), Hook::Xdp) {
+            verdict::out_of_turn(&scratch.entries.connection, now)?;
+        }
     }
+    scratch.entries.uncounted = match tracked {
+        Tracked::Known => headers.len,
+        _ => 0,
+    };
     Ok(match tracked {
         Tracked::New => Step::Choose,
         Tracked::Known if needs_next_hop(env, &scratch.entries.connection) => Step::Refresh,
@@ -282,19 +289,27 @@ where
             return Err(Stop::Pass(Counter::OtherHook));
         }
     }
-    conntrack::create(tables, env, config, entries, port)?;
+    conntrack::create(tables, env, config, entries, (port, headers.len))?;
     Ok(Step::Finish)
 }
 
 /// Stages 6 and 7: the packet of a known flow.
 #[inline(always)]
-pub fn finish<F, P, E>(packet: &mut P, env: &E, scratch: &Scratch<F>) -> Result<Step, Stop>
+pub fn finish<F, P, T, E>(
+    packet: &mut P,
+    tables: &T,
+    env: &E,
+    scratch: &mut Scratch<F>,
+) -> Result<Step, Stop>
 where
     F: Family,
     P: Packet,
+    T: Tables<F>,
     E: Environment<F>,
 {
-    translate(packet, env, &scratch.headers, &scratch.entries.connection)
+    translate(packet, env, &scratch.headers, &scratch.entries.connection)?;
+    conntrack::count(tables, &mut scratch.entries);
+    Ok(translated(&scratch.headers, &scratch.entries.connection))
 }
 
 /// Stages 6 and 7 for the packet with these headers, of this direction of a connection.
@@ -304,7 +319,7 @@ fn translate<F, P, E>(
     env: &E,
     headers: &Headers<F>,
     connection: &Connection<F::Addr>,
-) -> Result<Step, Stop>
+) -> Result<(), Stop>
 where
     F: Family,
     P: Packet,
@@ -322,8 +337,15 @@ where
     if matches!(env.hook(), Hook::Xdp) {
         verdict::address_frame(packet, &connection.next_hop)?;
     }
+    Ok(())
+}
+
+/// The end of a packet that is translated. Made last of all: what other verdicts hold is nothing in
+/// this one, and a register that stays free for nothing may have a pointer by then.
+#[inline(always)]
+fn translated<F: Family>(headers: &Headers<F>, connection: &Connection<F::Addr>) -> Step {
     let (verdict, reason) = verdict::translated(headers, connection);
-    Ok(Step::End(verdict, reason))
+    Step::End(verdict, reason)
 }
 
 /// Turns the packet into an answer to its sender, unless this CPU has given enough of them in this

@@ -57,6 +57,8 @@ pub struct Headers<F: Family> {
     pub quoted: Offset,
     /// In an ICMP error: offset of the quoted transport header.
     pub quoted_l4: Offset,
+    /// Length of the packet from its IP header on, in bytes.
+    pub len: u32,
     /// Identification of a fragment.
     pub fragment_id: u32,
     /// IP protocol; of the quoted packet in an ICMP error.
@@ -101,6 +103,7 @@ pub fn parse<F: Family, P: Packet>(
     headers.l4 = Offset::new(network.l4)?;
     headers.quoted = Offset::ZERO;
     headers.quoted_l4 = Offset::ZERO;
+    headers.len = (packet.len() - l3) as u32;
     headers.fragment_id = network.fragment_id;
     headers.protocol = network.protocol;
     headers.tcp_flags = 0;

@@ -127,7 +127,7 @@ where
     };
     if serves(tables, env, dial, scope, &backend) {
         if is_new {
-            tables.count_connection(found.id, entry.backend);
+            tables.count_connection(found.id, entry.backend, 0);
         }
         return translate(tables, dial, entry);
     }

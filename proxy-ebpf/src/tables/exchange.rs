@@ -81,11 +81,17 @@ impl<K, V: Exchanged> Table<K, V> {
     /// or lives with what another key's entry says.
     #[inline(always)]
     pub fn get(self, key: &K) -> Option<&'static V> {
+        // SAFETY: elements of a table are never freed while a program runs.
+        unsafe { self.get_ptr(key).map(|entry| &*entry) }
+    }
+
+    /// Where the entry of `key` is.
+    #[inline(always)]
+    pub fn get_ptr(self, key: &K) -> Option<*mut V> {
         if self.is_exchanged() {
             take_over(self.map, self.old, key);
         }
-        // SAFETY: elements of a table are never freed while a program runs.
-        unsafe { self.map.get_ptr(key).map(|entry| &*entry) }
+        self.map.get_ptr_mut(key)
     }
 
     /// Inserts; false if it exists (`NoExist`) or there is no room.
@@ -264,7 +270,8 @@ macro_rules! connection {
     ($addr:ty, $table:ident, $buffer:literal) => {
         fields!(Connection<$addr>, $table, CONNECTION_FIELDS, $buffer:
             0 to Tuple<$addr>, 1 tag u32, 2 last_seen_secs u32, 3 backend u32, 4 generation u32,
-            5 frontend u32, 6 path Path, 7 other_path Path, 8 flags u16, 9 seen u8);
+            5 frontend u32, 6 path Path, 7 other_path Path, 8 flags u16, 9 seen u8,
+            10 began_secs u32, 11 packets u64, 12 bytes u64);
     };
 }
 connection!(Addr4, OLD_CONNECTION4, 0);

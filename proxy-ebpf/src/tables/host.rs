@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
+use proxy_common::flow::Carried;
 use proxy_common::port_filter::{address, bit, index};
 use proxy_common::*;
 
@@ -121,6 +122,8 @@ fn is_in_prefix<A: Address>(addr: &A, network: &A, len: u32) -> bool {
 }
 
 impl<F: Family> Tables<F> for HostTables<F> {
+    type Entry = (FlowTable, FlowKey<F::Addr>);
+
     fn config(&self) -> Option<&Config> {
         self.config
             .as_ref()
@@ -139,18 +142,21 @@ impl<F: Family> Tables<F> for HostTables<F> {
         bits.is_some_and(|bits| bits & bit != 0)
     }
 
-    fn flow(
+    fn entry(
         &self,
         table: FlowTable,
         key: &FlowKey<F::Addr>,
         found: &mut Connection<F::Addr>,
-    ) -> bool {
-        match self.written.borrow_mut().table(table).get(key) {
-            Some(entry) => {
-                *found = *entry;
-                true
-            }
-            None => false,
+    ) -> Option<Self::Entry> {
+        let mut written = self.written.borrow_mut();
+        *found = *written.table(table).get(key)?;
+        Some((table, *key))
+    }
+
+    fn carry(&self, (table, key): Self::Entry, bytes: u32) {
+        let mut written = self.written.borrow_mut();
+        if let Some(entry) = written.table(table).get_mut(&key) {
+            entry.carried += Carried::one(bytes).pack();
         }
     }
 
@@ -175,14 +181,35 @@ impl<F: Family> Tables<F> for HostTables<F> {
     }
 
     fn touch_flow(&self, table: FlowTable, key: &FlowKey<F::Addr>, sighting: Sighting) -> bool {
-        match self.written.borrow_mut().table(table).get_mut(key) {
-            Some(entry) if entry.tag == key.tag() => {
-                entry.last_seen_secs = sighting.now;
-                entry.seen = sighting.on(entry.seen);
-                true
-            }
-            _ => false,
+        let mut written = self.written.borrow_mut();
+        let entry = written.table(table).get_mut(key);
+        let Some(entry) = entry.filter(|entry| entry.tag == key.tag()) else {
+            return false;
+        };
+        entry.last_seen_secs = sighting.now;
+        entry.seen = sighting.on(entry.seen);
+        let mut new = Carried::unpack(entry.carried);
+        if sighting.bytes != 0 {
+            new.packets += 1;
+            new.bytes += u64::from(sighting.bytes);
         }
+        entry.carried = 0;
+        entry.packets += new.packets;
+        entry.bytes += new.bytes;
+        let entry = *entry;
+        let backend = self.backends.get(&entry.backend);
+        if new.packets > 0 && backend.is_some_and(|backend| backend.generation == entry.generation)
+        {
+            let counts = written.backend_counts.entry(entry.backend).or_default();
+            let (packets, bytes) = if entry.flags & flow::flags::REPLY != 0 {
+                (&mut counts.packets_from, &mut counts.bytes_from)
+            } else {
+                (&mut counts.packets_to, &mut counts.bytes_to)
+            };
+            *packets += new.packets;
+            *bytes += new.bytes;
+        }
+        true
     }
 
     fn frontend_id(&self, key: &FrontendKey<F::Addr>) -> Option<u32> {
@@ -286,15 +313,14 @@ impl<F: Family> Tables<F> for HostTables<F> {
             .or_default() += 1;
     }
 
-    fn count_connection(&self, frontend: u32, backend: u32) {
+    fn count_connection(&self, frontend: u32, backend: u32, bytes: u32) {
         let mut written = self.written.borrow_mut();
         let counts = written.frontend_counts.entry(frontend).or_default();
         counts.connections += 1;
-        written
-            .backend_counts
-            .entry(backend)
-            .or_default()
-            .connections += 1;
+        let counts = written.backend_counts.entry(backend).or_default();
+        counts.connections += 1;
+        counts.packets_to += u64::from(bytes != 0);
+        counts.bytes_to += u64::from(bytes);
     }
 
     fn count_refused(&self, frontend: u32) {

@@ -53,6 +53,8 @@ pub struct Sighting {
     pub gained: u8,
     /// Bits of `seen` that are no longer true: resets that were ignored.
     pub lost: u8,
+    /// Length of the packet from its IP header on, if it is counted now; else 0.
+    pub bytes: u32,
 }
 
 impl Sighting {
@@ -65,20 +67,35 @@ impl Sighting {
 
 /// The maps. Counters never change a verdict; failures of the rest are visible in the results.
 pub trait Tables<F: Family> {
+    /// Where an entry of a flow table is.
+    type Entry: Copy;
+
     /// CONFIG, or `None` before the agent wrote it.
     fn config(&self) -> Option<&Config>;
     /// PORT_FILTER: true if the bit is set; false too for a protocol without ports.
     fn port_known(&self, protocol: u8, side: Side, port: u16) -> bool;
     /// PORT_FILTER: true if the address's bit is set.
     fn address_known(&self, addr: &F::Addr) -> bool;
-    /// HANDSHAKES or FLOWS: copies the entry to `found`; false where there is none. The caller
-    /// checks the tag.
+    /// HANDSHAKES or FLOWS: copies the entry to `found`, and says where it is; `None` where there
+    /// is none. The caller checks the tag.
+    fn entry(
+        &self,
+        table: FlowTable,
+        key: &FlowKey<F::Addr>,
+        found: &mut Connection<F::Addr>,
+    ) -> Option<Self::Entry>;
+    /// The same, for readers: false where there is none.
+    #[inline(always)]
     fn flow(
         &self,
         table: FlowTable,
         key: &FlowKey<F::Addr>,
         found: &mut Connection<F::Addr>,
-    ) -> bool;
+    ) -> bool {
+        self.entry(table, key, found).is_some()
+    }
+    /// Adds a packet of this length to what an entry's direction has carried.
+    fn carry(&self, entry: Self::Entry, bytes: u32);
     /// Inserts; false if it exists (`NoExist`) or there is no room.
     fn insert_flow(
         &self,
@@ -89,7 +106,8 @@ pub trait Tables<F: Family> {
     ) -> bool;
     /// Removes.
     fn remove_flow(&self, table: FlowTable, key: &FlowKey<F::Addr>);
-    /// Writes a sighting where the entry still is this key's (by its tag); false if it is gone.
+    /// Writes a sighting where the entry still is this key's (by its tag), and what it has carried to
+    /// BACKEND_COUNTS; false if it is gone.
     fn touch_flow(&self, table: FlowTable, key: &FlowKey<F::Addr>, sighting: Sighting) -> bool;
     /// FRONTEND_IDS.
     fn frontend_id(&self, key: &FrontendKey<F::Addr>) -> Option<u32>;
@@ -123,8 +141,9 @@ pub trait Tables<F: Family> {
     fn insert_socket(&self, key: &SocketKey<F::Addr>, value: &SocketEntry<F::Addr>);
     /// COUNTERS: one more.
     fn count(&self, counter: Counter);
-    /// FRONTEND_COUNTS and BACKEND_COUNTS: a connection begins.
-    fn count_connection(&self, frontend: u32, backend: u32);
+    /// FRONTEND_COUNTS and BACKEND_COUNTS: a connection begins; with a packet of `bytes` to the
+    /// backend, unless they are 0.
+    fn count_connection(&self, frontend: u32, backend: u32, bytes: u32);
     /// FRONTEND_COUNTS: one is refused.
     fn count_refused(&self, frontend: u32);
     /// FRONTEND_COUNTS: one is dropped.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::datapath::maps::KernelMaps;
 use crate::family::protocol_name;
+use crate::flows::Traffic;
 use crate::maps::{FamilyMaps, Maps};
 use crate::pipeline::desired::ServicePortName;
 use crate::pipeline::status::ServicePortStatus;
@@ -61,6 +62,10 @@ pub struct BackendView {
     pub local: bool,
     /// New connections to it by this service port, over all its frontends.
     pub connections: u64,
+    /// What they carried on the packet path: connections that were translated at a socket hook are
+    /// not in it.
+    #[serde(flatten)]
+    pub traffic: Traffic,
 }
 
 /// What clients dial: address (unspecified for a NodePort), port, protocol number.
@@ -159,11 +164,18 @@ where
     KernelMaps: FamilyMaps<A>,
 {
     let found = FamilyMaps::<A>::backend(maps, id)?;
+    let counts = FamilyMaps::<A>::backend_counts(maps, id);
     Some(BackendView {
         address: SocketAddr::new(found.addr.into(), found.port.get()),
         state: state_text(found.state).to_owned(),
         local: found.flags & backend::flags::LOCAL != 0,
-        connections: FamilyMaps::<A>::backend_counts(maps, id).connections,
+        connections: counts.connections,
+        traffic: Traffic {
+            packets_to: counts.packets_to,
+            bytes_to: counts.bytes_to,
+            packets_from: counts.packets_from,
+            bytes_from: counts.bytes_from,
+        },
     })
 }
 

@@ -14,8 +14,18 @@ use crate::agent::names;
 use crate::datapath::pin::Pins;
 use crate::flows::{self, FlowView};
 
-const HEADER: [&str; 8] = [
-    "PROTO", "CLIENT", "FRONTEND", "BACKEND", "SEEN AS", "STATE", "IDLE", "SERVICE",
+const HEADER: [&str; 11] = [
+    "PROTO",
+    "CLIENT",
+    "FRONTEND",
+    "BACKEND",
+    "SEEN AS",
+    "STATE",
+    "AGE",
+    "IDLE",
+    "BYTES TO",
+    "BYTES FROM",
+    "SERVICE",
 ];
 
 /// Prints the live connections of the packet path.
@@ -70,12 +80,16 @@ fn shown(flows: &[FlowView]) -> String {
     table::text(&table)
 }
 
-fn cells(flow: &FlowView) -> [String; 8] {
+fn cells(flow: &FlowView) -> [String; 11] {
     let seen_as = match (flow.snat, flow.source == flow.client) {
         (true, _) | (_, false) => flow.source.to_string(),
         (false, true) => "client".to_owned(),
     };
     let state = format!("{:?}", flow.state);
+    let age = match flow.age_secs {
+        Some(secs) => table::age(secs.into()),
+        None => "-".to_owned(),
+    };
     let idle = format!("{}s", flow.idle_secs);
     [
         flow.protocol.clone(),
@@ -84,7 +98,10 @@ fn cells(flow: &FlowView) -> [String; 8] {
         flow.backend.to_string(),
         seen_as,
         state,
+        age,
         idle,
+        table::bytes(flow.traffic.bytes_to),
+        table::bytes(flow.traffic.bytes_from),
         flow.service.clone().unwrap_or_else(|| "-".to_owned()),
     ]
 }
@@ -163,7 +180,7 @@ fn events_table(events: &[Event]) -> Table {
 #[cfg(test)]
 mod tests {
     use super::{Change, changes, is_address, is_service, shown};
-    use crate::flows::{FlowState, FlowView};
+    use crate::flows::{FlowState, FlowView, Traffic};
 
     fn flow() -> FlowView {
         FlowView {
@@ -176,6 +193,11 @@ mod tests {
             snat: false,
             hairpin: false,
             state: FlowState::Answered,
+            age_secs: Some(125),
+            traffic: Traffic {
+                bytes_to: 2048,
+                ..Traffic::default()
+            },
             idle_secs: 3,
             expires_secs: 57,
             redirected_to: None,
@@ -213,6 +235,10 @@ mod tests {
         assert!(lines[1].contains(" client "), "{text}");
         assert!(lines[2].contains(" 10.4.0.1:61000 "), "{text}");
         assert!(lines[1].ends_with("shop/web:http"), "{text}");
+        assert!(
+            lines[1].contains(" 2m5s ") && lines[1].contains(" 2.0 KiB "),
+            "{text}"
+        );
         assert_eq!(lines[0].find("STATE"), lines[1].find("Answered"), "{text}");
     }
 

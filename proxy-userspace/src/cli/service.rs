@@ -122,7 +122,17 @@ fn rows(frontends: &[FrontendView], output: ListOutput) -> Table {
 
 /// The backends of all these frontends, each once for each service port.
 fn backends_of(frontends: &[FrontendView]) -> String {
-    let mut table = table::new(&["PORT", "BACKEND", "STATE", "NODE", "CONNECTIONS"]);
+    let mut table = table::new(&[
+        "PORT",
+        "BACKEND",
+        "STATE",
+        "NODE",
+        "CONNECTIONS",
+        "PACKETS TO",
+        "BYTES TO",
+        "PACKETS FROM",
+        "BYTES FROM",
+    ]);
     let mut rows = BTreeMap::new();
     for frontend in frontends {
         for backend in frontend.backends.iter().chain(&frontend.local_backends) {
@@ -136,6 +146,10 @@ fn backends_of(frontends: &[FrontendView]) -> String {
             backend.state.clone(),
             if backend.local { "this" } else { "other" }.to_owned(),
             backend.connections.to_string(),
+            backend.traffic.packets_to.to_string(),
+            table::bytes(backend.traffic.bytes_to),
+            backend.traffic.packets_from.to_string(),
+            table::bytes(backend.traffic.bytes_from),
         ]);
     }
     table::text(&table)
@@ -179,6 +193,7 @@ fn backend(backend: &BackendView) -> String {
 #[cfg(test)]
 mod tests {
     use super::{BackendView, FrontendView, ListOutput, backends_of, rows, table};
+    use crate::flows::Traffic;
 
     #[test]
     fn rows_align_and_name_what_is_dialed() {
@@ -187,6 +202,10 @@ mod tests {
             state: "Active".to_owned(),
             local: true,
             connections: 7,
+            traffic: Traffic {
+                bytes_to: 3 << 20,
+                ..Traffic::default()
+            },
         };
         let node_port = FrontendView {
             namespace: "shop".to_owned(),
@@ -225,6 +244,9 @@ mod tests {
         // A backend of two frontends is one.
         let backends = backends_of(&[node_port.clone(), node_port]);
         assert_eq!(backends.lines().count(), 2, "{backends}");
-        assert!(backends.ends_with("this  7"), "{backends}");
+        assert!(
+            backends.contains("this  7 ") && backends.contains(" 3.0 MiB "),
+            "{backends}"
+        );
     }
 }

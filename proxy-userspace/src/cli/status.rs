@@ -116,11 +116,11 @@ fn text(status: &Status) -> String {
 fn agent(status: &Status) -> String {
     match (status.agent, status.synced) {
         (AgentState::Running, true) => {
-            let since = age(status.synced_secs.unwrap_or_default());
+            let since = table::age(status.synced_secs.unwrap_or_default());
             match status.updated_secs {
                 Some(secs) => format!(
                     "running, synced for {since}, last update {} ago, {} repairs",
-                    age(secs),
+                    table::age(secs),
                     status.drift
                 ),
                 None => format!("running, synced for {since}"),
@@ -140,7 +140,7 @@ fn source(source: &SourceView) -> Vec<String> {
     let mut failing = Vec::new();
     for watch in &source.watches {
         let server = watch.server.as_deref().unwrap_or("API server");
-        let (kind, since) = (&watch.kind, age(watch.since_secs));
+        let (kind, since) = (&watch.kind, table::age(watch.since_secs));
         if watch.connected {
             let kinds = by_server.entry(server).or_default();
             kinds.push(format!("{kind} ({since})"));
@@ -274,32 +274,10 @@ fn maps(status: &Status) -> String {
     table::text(&table)
 }
 
-/// A time in its two largest units.
-fn age(secs: u64) -> String {
-    const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
-    let Some(first) = UNITS.iter().position(|(unit, _)| secs >= *unit) else {
-        return "0s".to_owned();
-    };
-    let (unit, name) = UNITS[first];
-    let mut text = format!("{}{name}", secs / unit);
-    if let Some((smaller, name)) = UNITS.get(first + 1)
-        && secs % unit / smaller > 0
-    {
-        text += &format!("{}{name}", secs % unit / smaller);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::agent::status::WatchView;
-
-    #[test]
-    fn ages_have_their_two_largest_units() {
-        let texts = [0, 59, 61, 3_600, 7_384, 200_000].map(age);
-        assert_eq!(texts, ["0s", "59s", "1m1s", "1h", "2h3m", "2d7h"]);
-    }
 
     #[test]
     fn a_source_is_a_line_a_server_and_one_a_failure() {

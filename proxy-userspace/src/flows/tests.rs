@@ -1,6 +1,6 @@
 use std::net::Ipv4Addr;
 
-use proxy_common::flow::Path;
+use proxy_common::flow::{Carried, Path};
 use proxy_common::{Addr4, NextHop, protocol};
 
 use super::*;
@@ -41,12 +41,16 @@ fn pair(protocol: u8, idle: u32, more: u16) -> [(FlowKey<Addr4>, Connection<Addr
         backend: 3,
         generation: 0,
         frontend: 2,
+        began_secs: NOW - 60,
         path: out,
         other_path: Path::default(),
         next_hop: NextHop::default(),
         flags: flags::SNAT | more,
         seen: 0,
-        pad: 0,
+        pad: [0; 5],
+        carried: Carried::one(100).pack(),
+        packets: 7,
+        bytes: 700,
     };
     let reply = Connection {
         to: dialed().reversed(),
@@ -56,6 +60,9 @@ fn pair(protocol: u8, idle: u32, more: u16) -> [(FlowKey<Addr4>, Connection<Addr
         other_path: out,
         flags: original.flags | flags::REPLY,
         seen: seen::ANSWER,
+        carried: 0,
+        packets: 3,
+        bytes: 4000,
         ..original
     };
     [(key, original), (other_key, reply)]
@@ -77,6 +84,7 @@ fn two_entries_are_one_connection_in_any_order_and_each_alone() {
         (vec![original], FlowState::Established, 4),
         (vec![reply], FlowState::Established, 5),
     ] {
+        let count = entries.len();
         let mut found = FoundFlows::new();
         for (key, entry) in entries {
             add(&mut found, &key, entry, FlowTable::Flows);
@@ -90,6 +98,17 @@ fn two_entries_are_one_connection_in_any_order_and_each_alone() {
         assert_eq!((view.state, view.idle_secs), (state, idle));
         assert_eq!(view.expires_secs, 24 * 3600 - idle);
         assert!(view.snat && !view.hairpin);
+        assert_eq!(view.age_secs, Some(60));
+        let of = view.traffic;
+        // The one entry has 7 packets and one that is not reported; the other one none.
+        let is_known = idle == 4;
+        assert_eq!(
+            (of.packets_to, of.bytes_to),
+            if is_known { (8, 800) } else { (0, 0) }
+        );
+        let is_reply_known = count == 2 || idle == 5;
+        let expected = if is_reply_known { (3, 4000) } else { (0, 0) };
+        assert_eq!((of.packets_from, of.bytes_from), expected);
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
-use crate::agent::view::FrontendView;
+use crate::agent::view::{BackendView, FrontendView};
 
 /// Service ports with series of their own, in the order of their names; the others are summed up
 /// in one without names.
@@ -14,6 +14,9 @@ const BACKENDS_MAX: usize = 5000;
 
 /// Namespace, Service and port.
 type Port<'a> = [&'a str; 3];
+
+/// Backends by service port, protocol and address.
+type Backends<'a> = BTreeMap<(Port<'a>, &'a str, SocketAddr), &'a BackendView>;
 
 /// Connections, refused, dropped.
 type Counts = [u64; 3];
@@ -36,7 +39,7 @@ const NAMES: [(&str, &str); 3] = [
 /// The metrics in Prometheus' text format.
 pub fn text(frontends: &[FrontendView]) -> String {
     let mut ports: BTreeMap<Port<'_>, Counts> = BTreeMap::new();
-    let mut backends: BTreeMap<(Port<'_>, &str, SocketAddr), u64> = BTreeMap::new();
+    let mut backends = Backends::new();
     for found in frontends {
         let port: Port<'_> = [&found.namespace, &found.name, &found.port_name];
         let counts = ports.entry(port).or_default();
@@ -47,7 +50,7 @@ pub fn text(frontends: &[FrontendView]) -> String {
         // All frontends of a service port have the same backends.
         for backend in found.backends.iter().chain(&found.local_backends) {
             let key = (port, found.protocol.as_str(), backend.address);
-            backends.insert(key, backend.connections);
+            backends.insert(key, backend);
         }
     }
     let rest = ports.keys().nth(SERVICE_PORTS_MAX).copied();
@@ -62,10 +65,7 @@ pub fn text(frontends: &[FrontendView]) -> String {
     written(&ports, &backends)
 }
 
-fn written(
-    ports: &BTreeMap<Port<'_>, Counts>,
-    backends: &BTreeMap<(Port<'_>, &str, SocketAddr), u64>,
-) -> String {
+fn written(ports: &BTreeMap<Port<'_>, Counts>, backends: &Backends<'_>) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail. Names of objects have nothing that must be escaped.
     for (index, (name, help)) in NAMES.into_iter().enumerate() {
@@ -74,17 +74,66 @@ fn written(
             let _ = writeln!(text, "{name}{{{}}} {}", labels(port), counts[index]);
         }
     }
-    let name = "shunt_backend_connections_total";
-    let _ = writeln!(text, "# HELP {name} New connections to a backend");
-    let _ = writeln!(text, "# TYPE {name} counter");
-    for ((port, protocol, backend), count) in backends.iter().take(BACKENDS_MAX) {
-        let labels = labels(port);
-        let _ = writeln!(
-            text,
-            "{name}{{{labels},protocol=\"{protocol}\",backend=\"{backend}\"}} {count}"
-        );
-    }
+    written_backends(&mut text, backends);
     text
+}
+
+/// A metric of backends: its name, what it is, the label that tells directions apart, and its value.
+type OfBackends = (
+    &'static str,
+    &'static str,
+    &'static str,
+    fn(&BackendView) -> u64,
+);
+
+const OF_BACKENDS: [OfBackends; 5] = [
+    (
+        "shunt_backend_connections_total",
+        "New connections to a backend",
+        "",
+        |backend| backend.connections,
+    ),
+    (
+        "shunt_backend_packets_total",
+        "Packets that the packet path has translated, to a backend and from it",
+        ",direction=\"to\"",
+        |backend| backend.traffic.packets_to,
+    ),
+    (
+        "shunt_backend_packets_total",
+        "",
+        ",direction=\"from\"",
+        |backend| backend.traffic.packets_from,
+    ),
+    (
+        "shunt_backend_bytes_total",
+        "Bytes of these packets, from the IP header on",
+        ",direction=\"to\"",
+        |backend| backend.traffic.bytes_to,
+    ),
+    (
+        "shunt_backend_bytes_total",
+        "",
+        ",direction=\"from\"",
+        |backend| backend.traffic.bytes_from,
+    ),
+];
+
+fn written_backends(text: &mut String, backends: &Backends<'_>) {
+    for (name, help, direction, value) in OF_BACKENDS {
+        // The second direction is of the same metric.
+        if !help.is_empty() {
+            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter");
+        }
+        for ((port, protocol, address), backend) in backends.iter().take(BACKENDS_MAX) {
+            let labels = labels(port);
+            let value = value(backend);
+            let _ = writeln!(
+                text,
+                "{name}{{{labels},protocol=\"{protocol}\",backend=\"{address}\"{direction}}} {value}"
+            );
+        }
+    }
 }
 
 fn labels([namespace, service, port]: &Port<'_>) -> String {
@@ -95,6 +144,7 @@ fn labels([namespace, service, port]: &Port<'_>) -> String {
 mod tests {
     use super::{BACKENDS_MAX, SERVICE_PORTS_MAX, text};
     use crate::agent::view::{BackendView, FrontendView};
+    use crate::flows::Traffic;
 
     fn frontend(name: &str, kind: &str, connections: u64) -> FrontendView {
         let backend = BackendView {
@@ -102,6 +152,12 @@ mod tests {
             state: "Active".to_owned(),
             local: true,
             connections: 5,
+            traffic: Traffic {
+                packets_to: 6,
+                bytes_to: 7000,
+                packets_from: 8,
+                bytes_from: 9000,
+            },
         };
         FrontendView {
             namespace: "shop".to_owned(),
@@ -133,6 +189,14 @@ mod tests {
             format!(
                 "shunt_backend_connections_total{labels},protocol=\"TCP\",\
                  backend=\"10.1.0.2:8080\"}} 5"
+            ),
+            format!(
+                "shunt_backend_packets_total{labels},protocol=\"TCP\",\
+                 backend=\"10.1.0.2:8080\",direction=\"to\"}} 6"
+            ),
+            format!(
+                "shunt_backend_bytes_total{labels},protocol=\"TCP\",\
+                 backend=\"10.1.0.2:8080\",direction=\"from\"}} 9000"
             ),
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");

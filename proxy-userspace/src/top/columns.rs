@@ -4,6 +4,7 @@
 use std::cmp::Ordering;
 
 use super::state::Row;
+use crate::cli::table::bytes;
 
 /// What is counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,10 +15,14 @@ pub enum Counter {
     Refused,
     /// First packets and calls that were dropped.
     Dropped,
+    /// Bytes to backends.
+    BytesTo,
+    /// Bytes from backends.
+    BytesFrom,
 }
 
 /// How many counters there are.
-pub const COUNTERS: usize = 3;
+pub const COUNTERS: usize = 5;
 
 /// A value of each counter.
 pub type Counts = [u64; COUNTERS];
@@ -59,6 +64,8 @@ impl Column {
 
 /// Characters of a history.
 pub const HISTORY: usize = 30;
+/// Of them those of backends, which have more columns.
+const HISTORY_SHORT: usize = 16;
 
 const NAME: Column = Column {
     title: "SERVICE",
@@ -112,7 +119,7 @@ pub static OF_SERVICES: [Column; 6] = [
 ];
 
 /// Of the list of the backends of one Service.
-pub static OF_BACKENDS: [Column; 6] = [
+pub static OF_BACKENDS: [Column; 8] = [
     Column {
         title: "BACKEND",
         ..NAME
@@ -120,20 +127,39 @@ pub static OF_BACKENDS: [Column; 6] = [
     Column {
         title: "STATE",
         key: 's',
-        width: 12,
+        width: 11,
         text: |row| row.tag(0),
         by: By::Text,
     },
     Column {
         title: "NODE",
         key: 'o',
-        width: 6,
+        width: 5,
         text: |row| row.tag(1),
         by: By::Text,
     },
     RATE,
-    LAST,
-    TOTAL,
+    Column {
+        title: "LAST 16 TICKS",
+        width: HISTORY_SHORT as u16,
+        text: |row| sparkline(&row.history[row.history.len().saturating_sub(HISTORY_SHORT)..]),
+        ..LAST
+    },
+    Column { width: 8, ..TOTAL },
+    Column {
+        title: "TO/S",
+        key: 'i',
+        width: 9,
+        text: |row| bytes(row.rate(Counter::BytesTo) as u64),
+        by: By::Number(|row| row.rate(Counter::BytesTo)),
+    },
+    Column {
+        title: "FROM/S",
+        key: 'f',
+        width: 9,
+        text: |row| bytes(row.rate(Counter::BytesFrom) as u64),
+        by: By::Number(|row| row.rate(Counter::BytesFrom)),
+    },
 ];
 
 fn rate(row: &Row, counter: Counter) -> String {

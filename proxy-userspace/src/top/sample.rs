@@ -124,7 +124,7 @@ impl Reader {
             all.push(FrontendSample {
                 dialed,
                 service: name.map_or_else(|| dialed_text(dialed).into(), |name| service_of(name)),
-                counts: [counts.connections, counts.refused, counts.dropped],
+                counts: [counts.connections, counts.refused, counts.dropped, 0, 0],
             });
         }
         nameless
@@ -152,7 +152,13 @@ impl Reader {
                 key: (port.clone(), backend.address),
                 state: backend.state,
                 is_local: backend.local,
-                counts: [backend.connections, 0, 0],
+                counts: [
+                    backend.connections,
+                    0,
+                    0,
+                    backend.traffic.bytes_to,
+                    backend.traffic.bytes_from,
+                ],
             }));
         }
     }

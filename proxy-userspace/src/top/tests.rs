@@ -13,7 +13,7 @@ fn frontend(number: u32, connections: u64) -> FrontendSample {
     FrontendSample {
         dialed: (IpAddr::from((0x0a60_0000 + number).to_be_bytes()), 80, 6),
         service: format!("shop/web-{number:05}").into(),
-        counts: [connections, 0, 0],
+        counts: [connections, 0, 0, 0, 0],
     }
 }
 
@@ -31,7 +31,7 @@ fn backend(last: u8, connections: u64) -> BackendSample {
         key: ("http".to_owned(), address),
         state: "Active".to_owned(),
         is_local: last == 1,
-        counts: [connections, 0, 0],
+        counts: [connections, 0, 0, 0, 0],
     }
 }
 

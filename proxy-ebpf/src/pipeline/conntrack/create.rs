@@ -67,7 +67,7 @@ pub fn create<F, T, E>(
     env: &E,
     config: &Config,
     entries: &mut Entries<F>,
-    port: SourcePort,
+    (port, bytes): (SourcePort, u32),
 ) -> Result<(), Stop>
 where
     F: Family,
@@ -76,8 +76,11 @@ where
 {
     entries.connection.tag = entries.key.tag();
     entries.connection.last_seen_secs = env.now_secs(config.hz);
+    entries.connection.began_secs = entries.connection.last_seen_secs;
     let now = entries.connection.last_seen_secs;
     reserve(tables, env, config, entries, port)?;
+    entries.connection.packets = 1;
+    entries.connection.bytes = bytes.into();
     let Entries {
         key,
         connection,
@@ -111,7 +114,11 @@ where
 #[inline(always)]
 fn count_new<F: Family, T: Tables<F>>(tables: &T, connection: &Connection<F::Addr>) {
     tables.count(Counter::NewFlow);
-    tables.count_connection(connection.frontend, connection.backend);
+    tables.count_connection(
+        connection.frontend,
+        connection.backend,
+        connection.bytes as u32,
+    );
 }
 
 /// Inserts the Reply direction under a tuple that nobody uses: with the port of the packet where

@@ -45,6 +45,7 @@ pub fn plain<F: Family, P: Packet>(packet: &P, l3: usize) -> Option<Headers<F>> 
         l4: Offset::new(l4).ok()?,
         quoted: Offset::ZERO,
         quoted_l4: Offset::ZERO,
+        len: (packet.len() - l3) as u32,
         fragment_id: network.fragment_id,
         protocol: network.protocol,
         tcp_flags,

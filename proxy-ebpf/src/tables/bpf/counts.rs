@@ -34,24 +34,24 @@ pub fn count(counter: Counter) {
 pub fn add<T>(counts: &Array<T>, id: u32, field: impl FnOnce(*mut T) -> *mut u64) {
     if let Some(counts) = counts.get_ptr_mut(id) {
         // SAFETY: a field of an array's element, which is never freed.
-        unsafe { add_one(field(counts)) };
+        unsafe { add_to(field(counts), 1) };
     }
 }
 
-/// Adds 1 to what all CPUs add to. Written as the instruction itself: what `core` has for it needs
+/// Adds to what all CPUs add to. Written as the instruction itself: what `core` has for it needs
 /// a compare-and-swap, which the target lacks, and kernel 5.10 knows only the form without a
 /// result.
 ///
 /// # Safety
 /// `counter` points into an element of a map.
 #[inline(always)]
-unsafe fn add_one(counter: *mut u64) {
+pub unsafe fn add_to(counter: *mut u64, amount: u64) {
     // SAFETY: the caller's; the instruction touches nothing else.
     unsafe {
         core::arch::asm!(
-            "lock *(u64 *)({counter} + 0) += {one}",
+            "lock *(u64 *)({counter} + 0) += {amount}",
             counter = in(reg) counter,
-            one = in(reg) 1_u64,
+            amount = in(reg) amount,
             options(nostack),
         );
     }
