@@ -17,6 +17,9 @@ const TRANSLATED: [Counter; 5] = [
     Counter::ReplyLocal,
 ];
 
+/// Neighbours that are asked for: no packets of any row.
+const OTHERS: [Counter; 2] = [Counter::NotIp, Counter::IcmpOther];
+
 /// Of packets that entered the node, or of calls, those that the hook answered.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Share {
@@ -47,7 +50,7 @@ impl Reading {
         let table = node.enter(|| std::fs::read_to_string("/proc/thread-self/net/dev"))??;
         Ok(Self {
             answered,
-            entered: received(&table),
+            entered: received(&table).saturating_sub(sum(&OTHERS)),
         })
     }
 
@@ -56,7 +59,7 @@ impl Reading {
         let now = Self::take(way, site)?;
         let all = match way {
             Way::Socket => calls,
-            _ => now.entered - self.entered,
+            _ => now.entered.saturating_sub(self.entered),
         };
         Ok(Share {
             answered: now.answered - self.answered,
@@ -65,10 +68,25 @@ impl Reading {
     }
 }
 
+/// All that the programs of a cluster have counted, for those who look for what went wrong.
+pub fn counted(site: &Site) -> String {
+    let Some(maps) = &site.maps else {
+        return "no programs of ours there".to_owned();
+    };
+    let counts = Counter::ALL
+        .iter()
+        .map(|counter| (counter.name(), maps.counter(*counter as u32)));
+    let counts = counts.filter(|(_, count)| *count > 0);
+    let texts: Vec<String> = counts
+        .map(|(name, count)| format!("{name} {count}"))
+        .collect();
+    format!("counted: {}", texts.join(", "))
+}
+
 impl Share {
     /// As a part of one.
     pub fn value(self) -> f64 {
-        self.answered as f64 / self.all.max(1) as f64
+        (self.answered as f64 / self.all.max(1) as f64).min(1.0)
     }
 }
 

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::cells::{Cell, GROUPS, Links, Path, Way};
-use super::hooks::{Reading, Share};
+use super::hooks::{self, Reading, Share};
 use super::statistics::median_of;
 use super::traffic::Task;
 use super::world::World;
@@ -93,7 +93,8 @@ fn one(
         true => Some(Reading::take(cell.way, site)?),
         false => None,
     };
-    let outcome = site.measure(cell, task, extent.time)?;
+    let outcome = site.measure(cell, task, extent.time);
+    let outcome = outcome.with_context(|| hooks::counted(site))?;
     if let Some(before) = before {
         let share = before.since(cell.way, site, outcome.calls)?;
         *samples.shares.entry((cell, task)).or_default() += share;
