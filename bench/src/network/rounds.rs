@@ -64,6 +64,7 @@ pub struct ConnectCalls {
 pub fn measure(world: &mut World, extent: Extent) -> Result<Samples> {
     let mut samples = Samples::default();
     for round in 0..extent.rounds {
+        world.begin_round(round)?;
         for (task, figures) in TASKS {
             for group in &GROUPS {
                 let mut cells: Vec<Cell> = group.cells().collect();

@@ -13,7 +13,7 @@ use tests::agent::Agent;
 use tests::cases::kernel;
 use tests::manifests::Manifests;
 use tests::rig::TARGET_PORT;
-use tests::topology::addresses::{IpFamily, PODS4, PODS6};
+use tests::topology::addresses::{self, IpFamily, PODS4, PODS6};
 use tests::topology::{Cluster, Seen, Variant};
 
 use super::cells::{Cell, Links, Proxy, SITES, Seat};
@@ -25,6 +25,14 @@ use crate::peers::{self, Ground, KubeProxy, Peer};
 
 /// The link by which a node reaches the API server.
 const API_LINK: &str = "api0";
+/// The network that nodes and clients share.
+const SHARED: &str = "192.168.77.0/24";
+/// A part of it that has no other hosts.
+const CLIENTS_OUTSIDE: &str = "192.168.77.128/25";
+/// The first host of that part.
+const FIRST_CLIENT: u8 = 129;
+/// How many there are.
+const CLIENTS: u32 = 125;
 /// How long a first request of each cell takes.
 const FIRST: Duration = Duration::from_millis(20);
 
@@ -77,6 +85,22 @@ impl World {
     /// The cluster of a cell.
     pub fn site(&mut self, cell: Cell) -> Result<&mut Site> {
         self.sites.get_mut(&cell.site()).context("no such cluster")
+    }
+
+    /// Gives the clients outside another address: to a proxy each round has a client of its own,
+    /// whose ports nobody has used before.
+    pub fn begin_round(&self, round: u32) -> Result<()> {
+        let host = FIRST_CLIENT + (round % CLIENTS) as u8;
+        let address = addresses::uplink(host).v4;
+        for site in self.sites.values() {
+            let via = site.cluster.nodes[0].addresses.v4;
+            site.cluster.client.netns.ip(&format!(
+                "addr replace {address}/24 dev eth0\n\
+                 route replace {SHARED} dev eth0 src {address}\n\
+                 route replace {PODS4} via {via} src {address}\n"
+            ))?;
+        }
+        Ok(())
     }
 
     /// Every cell answers; an error names the one that does not.
@@ -149,8 +173,10 @@ impl Site {
         }
         let via = n1.addresses.v4;
         client.netns.ip(&format!("route add {PODS4} via {via}\n"))?;
-        let back = client.addresses.v4;
-        n2.netns.ip(&format!("route add {back}/32 via {via}\n"))
+        let own = client.addresses.v4;
+        n2.netns.ip(&format!(
+            "route add {own}/32 via {via}\nroute add {CLIENTS_OUTSIDE} via {via}\n"
+        ))
     }
 
     fn add_proxy(
