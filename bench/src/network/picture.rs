@@ -12,13 +12,13 @@ use crate::plot::{self, FONT};
 /// Height of one bar with its label.
 const STEP: i32 = 18;
 /// Where bars begin.
-const LEFT: i32 = 400;
+const LEFT: i32 = 490;
 /// Length of a ratio of 1.
 const UNIT: f64 = 280.0;
 /// Where bars end, whatever the ratio.
 const RATIO_MAX: f64 = 1.6;
 /// Width of the picture.
-const WIDTH: u32 = 1080;
+const WIDTH: u32 = 1160;
 
 /// Draws into an SVG file and a PNG file beside it; returns both.
 pub fn draw(path: &Path, report: &Report) -> Result<[PathBuf; 2]> {
