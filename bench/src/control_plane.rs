@@ -143,6 +143,17 @@ fn summary(options: &Options, figures: &Figures) -> Value {
 
 /// Measures, and prints what was found.
 pub fn run(options: &Options) -> Result<()> {
+    let (figures, _) = measure(options)?;
+    let summary = summary(options, &figures);
+    match options.json {
+        true => println!("{summary}"),
+        false => println!("{summary:#}"),
+    }
+    Ok(())
+}
+
+/// Measures; with peers there is a row for shunt and one for each of them.
+pub fn measure(options: &Options) -> Result<(Figures, Vec<Row>)> {
     ensure!(options.services > 0, "no Services are no measurement");
     let kube_proxy = match options.peers || options.plot.is_some() {
         true => Some(KubeProxy::find(options)?),
@@ -153,29 +164,21 @@ pub fn run(options: &Options) -> Result<()> {
         endpoints: options.endpoints,
     };
     println!("load averages before: {}", process::load());
+    let mut rows = Vec::new();
     let figures = match options.source {
         Source::InProcess => in_process::measure(size, options)?,
         Source::Apiserver => {
             let server = Server::start(size)?;
             let figures = apiserver::measure(&server, size, options)?;
             if let Some(kube_proxy) = &kube_proxy {
-                compare(
-                    &server,
-                    size,
-                    &figures,
-                    (kube_proxy, options.plot.as_deref()),
-                )?;
+                let plot = options.plot.as_deref();
+                rows = compare(&server, size, &figures, (kube_proxy, plot))?;
             }
             figures
         }
     };
     println!("load averages after: {}", process::load());
-    let summary = summary(options, &figures);
-    match options.json {
-        true => println!("{summary}"),
-        false => println!("{summary:#}"),
-    }
-    Ok(())
+    Ok((figures, rows))
 }
 
 /// Measures the peers, and draws all rows where that is wanted.
@@ -184,7 +187,7 @@ fn compare(
     size: Size,
     figures: &Figures,
     (kube_proxy, plot): (&KubeProxy, Option<&Path>),
-) -> Result<()> {
+) -> Result<Vec<Row>> {
     let change = figures
         .change_from_api_ms
         .map(|found| found.visible.p50 / 1e3);
@@ -203,5 +206,5 @@ fn compare(
             println!("drawn into {}", path.display());
         }
     }
-    Ok(())
+    Ok(rows)
 }

@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: what shunt costs, measured against something in the same run.
 
+mod all;
 mod apiserver;
 mod cluster;
 mod control_plane;
@@ -7,6 +8,7 @@ mod datapath;
 mod fed_agent;
 mod in_process;
 mod lookup;
+mod network;
 mod objects;
 mod peers;
 mod plot;
@@ -31,11 +33,18 @@ enum What {
     Cluster(cluster::Options),
     /// One packet in our programs, over yardsticks
     Datapath(datapath::Options),
+    /// Real sockets through shunt and through kube-proxy, over a direct way
+    Network(network::Options),
+    /// All of these with their peers, into one page
+    All(all::Options),
     /// Everything that happens to a node, over and over, under traffic
     Soak(soak::Options),
     /// The agent's part of `control-plane --source in-process`
     #[command(hide = true)]
     FedAgent(fed_agent::Options),
+    /// A process of `network` that serves or dials
+    #[command(hide = true)]
+    Traffic(network::traffic::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -43,7 +52,10 @@ fn main() -> anyhow::Result<()> {
         What::ControlPlane(options) => control_plane::run(&options),
         What::Cluster(options) => cluster::run(&options),
         What::Datapath(options) => datapath::run(&options),
+        What::Network(options) => network::run(&options),
+        What::All(options) => all::run(&options),
         What::Soak(options) => soak::run(&options),
         What::FedAgent(options) => fed_agent::run(&options),
+        What::Traffic(options) => network::traffic::run(&options),
     }
 }

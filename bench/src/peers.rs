@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
-use serde_json::json;
+use serde_json::{Value, json};
 use tests::net::{Netns, Place};
 
 use crate::apiserver::{API, Server};
@@ -51,14 +51,24 @@ pub struct KubeProxy {
 }
 
 impl KubeProxy {
-    /// Looks before anything is measured, which takes minutes: all that it needs must be there.
+    /// As [`Self::at`], for the control plane.
     pub fn find(options: &Options) -> Result<Self> {
         ensure!(
             options.source == Source::Apiserver,
             "kube-proxy needs an API server: --peers and --plot go with --source apiserver"
         );
-        let (program, verb) = match &options.kube_proxy {
-            Some(program) => (program.clone(), None),
+        let changes = options.changes.min(CHANGES_MAX);
+        Ok(Self {
+            changes,
+            ..Self::at(options.kube_proxy.as_deref())?
+        })
+    }
+
+    /// Looks before anything is measured, which takes minutes: all that it needs must be there.
+    /// Without `program` it is the one that was built for the tests.
+    pub fn at(program: Option<&Path>) -> Result<Self> {
+        let (program, verb) = match program {
+            Some(program) => (program.to_owned(), None),
             None => {
                 let bin = std::env::var_os("SHUNT_LAB_BIN").context("SHUNT_LAB_BIN is not set")?;
                 (Path::new(&bin).join("hyperkube"), Some("kube-proxy"))
@@ -67,7 +77,7 @@ impl KubeProxy {
         let found = Self {
             program,
             verb,
-            changes: options.changes.min(CHANGES_MAX),
+            changes: CHANGES_MAX,
         };
         let program = found.program.display();
         ensure!(found.program.is_file(), "kube-proxy: {program} is missing");
@@ -95,7 +105,7 @@ impl KubeProxy {
     }
 
     fn one(&self, server: &Server, size: Size, (number, mode): (u32, &str)) -> Result<Row> {
-        let mut peer = Peer::start(self, server, (number, mode))?;
+        let mut peer = Peer::on_own_node(self, server, (number, mode))?;
         let program_s = peer.wait_for_syncs(1, peer.started)?;
         let mut changes = Vec::new();
         if program_s.is_some() {
@@ -115,6 +125,16 @@ impl KubeProxy {
         };
         println!("{}", text(&row));
         Ok(row)
+    }
+}
+
+impl Row {
+    /// As JSON.
+    pub fn json(&self) -> Value {
+        json!({
+            "name": self.name, "all_programmed_s": self.program_s, "one_change_s": self.change_s,
+            "rss_mib": self.rss_mib,
+        })
     }
 }
 
@@ -145,41 +165,65 @@ fn patch(server: &Server, size: Size, round: u32, number: u32) -> Result<()> {
     Ok(())
 }
 
-/// A kube-proxy.
-struct Peer {
+/// A kube-proxy; dropping it ends it and leaves its rules.
+pub struct Peer {
     child: Child,
     netns: Netns,
     log: PathBuf,
-    started: Instant,
+    /// When its process was started.
+    pub started: Instant,
+}
+
+/// The node that a kube-proxy is for.
+pub struct Ground<'a> {
+    /// Its number among all that are connected to the API server.
+    pub number: u32,
+    /// Where it is to run.
+    pub netns: Netns,
+    /// Its Node object.
+    pub node: &'a str,
+    /// The cluster's pods.
+    pub pods: &'a str,
 }
 
 impl Peer {
-    fn start(program: &KubeProxy, server: &Server, (number, mode): (u32, &str)) -> Result<Self> {
+    /// Starts one in a namespace and on a node of its own.
+    fn on_own_node(
+        program: &KubeProxy,
+        server: &Server,
+        (number, mode): (u32, &str),
+    ) -> Result<Self> {
         let netns = server.sandbox.netns(&format!("peer{number}"))?;
-        let (lab, node) = (format!("10.66.{number}.1"), format!("10.66.{number}.2"));
-        server.netns.ip(&format!(
-            "link add name peer{number} type veth peer name eth0 netns {}\n\
-             link set peer{number} up\naddr add {lab}/24 dev peer{number}\n",
-            netns.name()
-        ))?;
-        netns.ip(&format!(
-            "link set eth0 up\naddr add {node}/24 dev eth0\nroute add default via {lab}\n\
-             route replace {API}/32 via {lab}\n"
-        ))?;
-        let name = format!("peer-{number}");
-        server.lab.add_node(&name, &[&node])?;
+        let addresses = connect(server, &netns, (number, "eth0"))?;
+        netns.ip(&format!("route add default via {}\n", addresses[0]))?;
+        let node = format!("peer-{number}");
+        server.lab.add_node(&node, &[&addresses[1]])?;
+        let ground = Ground {
+            number,
+            netns,
+            node: &node,
+            pods: "10.64.0.0/16",
+        };
+        Self::start(program, server, ground, mode)
+    }
+
+    /// Starts one on a node that is there, and reaches the API server.
+    pub fn start(
+        program: &KubeProxy,
+        server: &Server,
+        ground: Ground<'_>,
+        mode: &str,
+    ) -> Result<Self> {
+        let name = format!("kube-proxy-{}", ground.number);
         let log = server.sandbox.dir().join(format!("{name}.log"));
         let output = std::fs::File::create(&log)?;
         let mut command = Command::new(&program.program);
         command.args(program.verb);
-        command.args(["--proxy-mode", mode, "--hostname-override", &name]);
+        command.args(["--proxy-mode", mode, "--hostname-override", ground.node]);
         command.arg("--kubeconfig").arg(server.lab.kubeconfig());
-        command.args([
-            "--cluster-cidr",
-            "10.64.0.0/16",
-            "--conntrack-max-per-core",
-            "0",
-        ]);
+        command.args(["--cluster-cidr", ground.pods]);
+        // Limits of connection tracking are the machine's.
+        command.args(["--conntrack-max-per-core", "0"]);
         command.args(["--conntrack-tcp-timeout-established", "0s"]);
         command.args(["--conntrack-tcp-timeout-close-wait", "0s"]);
         command
@@ -187,14 +231,14 @@ impl Peer {
             .stdout(output.try_clone()?)
             .stderr(output);
         let place = Place {
-            netns: netns.clone(),
+            netns: ground.netns.clone(),
             cgroup: server.sandbox.cgroup(&name)?,
         };
         let started = Instant::now();
         let child = place.spawn(&mut command)?;
         Ok(Self {
             child,
-            netns,
+            netns: ground.netns,
             log,
             started,
         })
@@ -220,7 +264,7 @@ impl Peer {
     }
 
     /// Seconds since `start` when so many syncs are complete.
-    fn wait_for_syncs(&mut self, count: u64, start: Instant) -> Result<Option<f64>> {
+    pub fn wait_for_syncs(&mut self, count: u64, start: Instant) -> Result<Option<f64>> {
         while start.elapsed() < PATIENCE {
             if self.syncs()? >= count {
                 return Ok(Some(start.elapsed().as_secs_f64()));
@@ -231,7 +275,7 @@ impl Peer {
     }
 
     /// Waits until it has been idle for a while; the syncs so far.
-    fn calm(&mut self) -> Result<u64> {
+    pub fn calm(&mut self) -> Result<u64> {
         let start = Instant::now();
         let (mut syncs, mut since) = (self.syncs()?, Instant::now());
         while since.elapsed() < CALM {
@@ -244,6 +288,21 @@ impl Peer {
         }
         Ok(syncs)
     }
+}
+
+/// Connects a namespace with that of the API server by a link of its own, and returns the addresses
+/// of both ends, the API server's first.
+pub fn connect(server: &Server, netns: &Netns, (number, link): (u32, &str)) -> Result<[String; 2]> {
+    let [lab, node] = [1, 2].map(|end| format!("10.66.{number}.{end}"));
+    server.netns.ip(&format!(
+        "link add peer{number} type veth peer name {link} netns {}\n\
+         link set peer{number} up\naddr add {lab}/24 dev peer{number}\n",
+        netns.name()
+    ))?;
+    netns.ip(&format!(
+        "link set {link} up\naddr add {node}/24 dev {link}\nroute replace {API}/32 via {lab}\n"
+    ))?;
+    Ok([lab, node])
 }
 
 impl Drop for Peer {

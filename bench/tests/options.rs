@@ -33,6 +33,13 @@ fn missing_peer_is_an_error_before_anything_is_measured() -> Result<()> {
         &with(&["--plot", "--kube-proxy", "/bin/false"]),
         "kube-proxy: /bin/false --version says",
     )?;
+    for what in [&["network"][..], &["network", "--quick"]] {
+        refused(what, "SHUNT_LAB_BIN is not set")?;
+    }
+    refused(
+        &["network", "--kube-proxy", "/no/such/file"],
+        "kube-proxy: /no/such/file is missing",
+    )?;
     for word in ["--peers", "--plot"] {
         refused(&["control-plane", word], "kube-proxy needs an API server")?;
     }

@@ -10,7 +10,8 @@ use crate::build;
 use crate::command;
 use crate::setup;
 
-/// What to measure: `control-plane`, `datapath` or `cluster`, whose `--help` says more.
+/// What to measure: `control-plane`, `datapath`, `network`, `all` of these, or `cluster`; `--help`
+/// behind it says more.
 #[derive(clap::Args)]
 pub struct Options {
     /// The benchmark and its options
@@ -40,12 +41,15 @@ impl Options {
     /// True where Kubernetes itself takes part.
     fn need_kubernetes(&self) -> bool {
         let mut words = self.words.iter().filter_map(|word| word.to_str());
-        words.next() == Some("control-plane")
-            && words.any(|word| {
+        match words.next() {
+            Some("all" | "network") => true,
+            Some("control-plane") => words.any(|word| {
                 // A flag may have its value behind `=`.
                 let name = word.split('=').next().unwrap_or_default();
                 word.ends_with("apiserver") || ["--peers", "--plot"].contains(&name)
-            })
+            }),
+            _ => false,
+        }
     }
 }
 

@@ -44,7 +44,8 @@ enum Verb {
     Rules,
     /// Runs the kernel tests on other kernels, booted in qemu (root)
     Kernels(kernels::Options),
-    /// Measures shunt (root): `control-plane`, `datapath` or, simulated, `cluster`, with options
+    /// Measures shunt (root): `control-plane`, `datapath`, `network`, `all` of these or, simulated,
+    /// `cluster`, with options
     Bench(bench::Options),
     /// Does everything that happens to a node, over and over, under traffic (root): `--minutes N`
     Soak(bench::SoakOptions),

@@ -1,6 +1,9 @@
 //! The end of a new flow: its two entries, under a tuple that nobody else uses.
 
-use proxy_common::{Config, Connection, Counter, FlowKey, SNAT_TRIES_MAX, Side, protocol};
+use proxy_common::{
+    Address, CLOSED_KEEPS_TUPLE_SECS, Config, Connection, Counter, FlowKey, SNAT_TRIES_MAX, Side,
+    protocol,
+};
 
 use super::{Entries, closed_bit, expired, find, is_reply, set_other};
 use crate::environment::{port_at, range_len};
@@ -192,10 +195,19 @@ fn gives_way<F: Family, T: Tables<F>>(
     let (protocol, now) = (other_key.protocol, other.last_seen_secs);
     if found.tag == other.tag
         && !expired::<F>(&config.timeouts, found, protocol, now)
+        && !rests(found, now)
         && found.to != other.to
     {
         return false;
     }
     tables.remove_flow(table, other_key);
     true
+}
+
+/// True for a connection that has been closed for so long that nothing of it is still on its way:
+/// its tuple is free for another one.
+#[inline(always)]
+fn rests<A: Address>(connection: &Connection<A>, now: u32) -> bool {
+    closed_bit(connection.seen) != 0
+        && now.wrapping_sub(connection.last_seen_secs) > CLOSED_KEEPS_TUPLE_SECS
 }

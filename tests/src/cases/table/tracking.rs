@@ -2,7 +2,7 @@
 
 use proxy_common::Counter::*;
 use proxy_common::flow::seen::{FIN_ORIGINAL, FIN_REPLY, RST_ORIGINAL, RST_REPLY};
-use proxy_common::protocol;
+use proxy_common::{CLOSED_KEEPS_TUPLE_SECS, protocol};
 
 use super::super::case;
 use super::super::flows::{Flow, Halves, snat, stack};
@@ -476,7 +476,30 @@ fn snat_ports() -> Vec<Case> {
         idle_secs: 24 * 3600 + 1,
         ..taken((Role::Foreign, 1))
     };
+    let closed = |secs| taken((Role::Foreign, 1)).closed(RST_ORIGINAL).idle(secs);
     vec![
+        case(
+            "a closed flow keeps its SNAT port while packets may be on their way",
+            &["P-13"],
+            outside.clone(),
+        )
+        .ingress(UPLINK)
+        .world(with_backend(Role::RemoteBackend))
+        .flow(closed(CLOSED_KEEPS_TUPLE_SECS))
+        .dropped(SnatPortsExhausted),
+        case(
+            "a closed flow's SNAT port is free soon",
+            &["P-13"],
+            outside.clone(),
+        )
+        .ingress(UPLINK)
+        .world(with_backend(Role::RemoteBackend))
+        .flow(closed(CLOSED_KEEPS_TUPLE_SECS + 1))
+        .redirected(
+            UPLINK,
+            outside.clone().src(SNAT_AT).dst(REMOTE_AT),
+            &[NewFlow, OriginalRedirect],
+        ),
         case("no SNAT port is free", &["P-13"], outside.clone())
             .ingress(UPLINK)
             .world(with_backend(Role::RemoteBackend))
