@@ -99,8 +99,8 @@ fn connect(rig: &mut Rig, service: &'static str, times: u32) -> Result<()> {
 
 /// The number behind a name in a line: the rate is the first, the total follows the history.
 fn total(line: &str) -> Option<u64> {
-    let mut words = line.split_whitespace().rev();
-    words.find_map(|word| word.parse().ok())
+    // Behind it two rates, each a number and its unit.
+    line.split_whitespace().rev().nth(4)?.parse().ok()
 }
 
 #[test]

@@ -344,14 +344,24 @@ fn is_over<F: Family, T: Tables<F>>(
     }
 }
 
-/// Removes both directions from both tables.
+/// Removes both directions from both tables; the other one unless its tuple is another connection's
+/// by now.
 #[inline(always)]
 fn forget<F: Family, T: Tables<F>>(tables: &T, entries: &mut Entries<F>) {
     set_other(entries);
-    tables.remove_flow(FlowTable::Flows, &entries.key);
-    tables.remove_flow(FlowTable::Flows, &entries.other_key);
-    tables.remove_flow(FlowTable::Handshakes, &entries.key);
-    tables.remove_flow(FlowTable::Handshakes, &entries.other_key);
+    let Entries {
+        key,
+        other_key,
+        other,
+        found,
+        ..
+    } = entries;
+    for table in [FlowTable::Flows, FlowTable::Handshakes] {
+        tables.remove_flow(table, key);
+        if tables.flow(table, other_key, found) && found.to == other.to {
+            tables.remove_flow(table, other_key);
+        }
+    }
 }
 
 /// What has been seen of the connection, this packet included. Who goes on in a later second has

@@ -200,6 +200,11 @@ fn gives_way<F: Family, T: Tables<F>>(
     {
         return false;
     }
+    // Nor may what is left of it speak for the tuple: a late packet of its client, or a new SYN.
+    if found.tag == other.tag && found.to != other.to {
+        let original = FlowKey::new(found.to.reversed(), protocol);
+        tables.remove_flow(table, &original);
+    }
     tables.remove_flow(table, other_key);
     true
 }

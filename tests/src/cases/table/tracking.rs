@@ -499,7 +499,26 @@ fn snat_ports() -> Vec<Case> {
             UPLINK,
             outside.clone().src(SNAT_AT).dst(REMOTE_AT),
             &[NewFlow, OriginalRedirect],
-        ),
+        )
+        .leaves(&[taken(CLIENT_AT).unanswered()]),
+        case(
+            "a new SYN on a closed flow whose tuple is another's leaves that alone",
+            &["P-13", "S-121"],
+            syn((Role::Foreign, 1), NODE_AT),
+        )
+        .ingress(UPLINK)
+        .world(with_backend(Role::RemoteBackend))
+        .flow(Flow {
+            halves: Halves::OriginalOnly,
+            ..closed(1)
+        })
+        .flow(taken(CLIENT_AT))
+        .ends(
+            Verdict::Drop,
+            Out::Unchanged,
+            &[Redecided, SnatPortsExhausted],
+        )
+        .leaves(&[taken(CLIENT_AT)]),
         case("no SNAT port is free", &["P-13"], outside.clone())
             .ingress(UPLINK)
             .world(with_backend(Role::RemoteBackend))
