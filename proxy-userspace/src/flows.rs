@@ -1,7 +1,7 @@
 //! Live connections, as the flow tables hold them.
 //!
-//! A connection is two entries; here it is one value. Connections that the socket hooks have translated
-//! are in no flow table: their packets need none.
+//! A connection is two entries; here it is one value. Connections that the socket hooks have
+//! translated are in no flow table: their packets need none.
 
 use std::collections::BTreeMap;
 use std::io;

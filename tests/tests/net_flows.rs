@@ -95,8 +95,8 @@ fn answered_questions_displace_no_live_connection() -> Result<()> {
     ask_all(&mut rig, &held)
 }
 
-/// What a connection through a NodePort has carried is told while it lives, and of its backend when it
-/// has ended; and its backends' counts are those of the packet path alone.
+/// What a connection through a NodePort has carried is told while it lives, and of its backend when
+/// it has ended.
 #[test]
 fn connections_and_backends_tell_what_they_have_carried() -> Result<()> {
     const ASKED: u64 = 10_000;

@@ -28,8 +28,8 @@ const FIRST_REGION: u32 = 4096;
 /// How many addresses the first of these Services is behind the cases' ClusterIP.
 const FIRST_ADDR: u32 = 256;
 
-/// Backends of the cases' Service. With another source each flow needs a port of its own towards its
-/// backend: a million of flows are more than one backend has ports for.
+/// Backends of the cases' Service. With another source each flow needs a port of its own towards
+/// its backend: a million of flows are more than one backend has ports for.
 const BACKENDS: u16 = 64;
 
 /// The world in which packets are measured: pods are told by their interfaces, because the

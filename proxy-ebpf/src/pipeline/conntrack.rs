@@ -5,17 +5,19 @@
 //! however long it is idle (decision 0012). Entries expire when they are read.
 
 use proxy_common::config::Timeouts;
-use proxy_common::flow::{flags, seen};
-use proxy_common::{Address, Config, Connection, Counter, FlowKey, NextHop, protocol};
+use proxy_common::flow::flags;
+use proxy_common::{Address, Config, Connection, Counter, FlowKey, NextHop};
 
 use super::parse::{Headers, Transport};
 use crate::environment::RouteQuery;
-use crate::wire::tcp;
 use crate::{Environment, Family, FlowTable, Hook, Insert, Sighting, Tables};
 
 mod create;
+mod life;
 
 pub use create::{clashes, create, starts_directly, starts_flow};
+use life::{belongs, closed_bit, is_over, seen_after};
+pub use life::{expired, lifetime};
 
 /// What conntrack knows of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -245,105 +247,6 @@ pub fn find_next_hop<F: Family, E: Environment<F>>(
     found.is_some()
 }
 
-/// The table for a connection after this packet, which was found in `table`. A closed one is kept
-/// only for what is still on its way. TCP is confirmed by the client's acknowledgement of the
-/// backend's answer; the rest by a packet after the answer in a later second: a question and its
-/// answer are over.
-#[inline(always)]
-fn belongs<F: Family>(
-    headers: &Headers<F>,
-    connection: &Connection<F::Addr>,
-    table: FlowTable,
-    now: u32,
-) -> FlowTable {
-    if closed_bit(seen_after(headers, connection, now)) != 0 {
-        return FlowTable::Handshakes;
-    }
-    if matches!(table, FlowTable::Flows) || connection.seen & seen::ANSWER == 0 {
-        return table;
-    }
-    let is_confirmed = if headers.protocol == protocol::TCP {
-        let flags = headers.tcp_flags & (tcp::SYN | tcp::ACK);
-        closed_bit(connection.seen) != 0 || !is_reply(connection) && flags == tcp::ACK
-    } else {
-        now != connection.last_seen_secs
-    };
-    if is_confirmed {
-        FlowTable::Flows
-    } else {
-        table
-    }
-}
-
-/// True for an entry whose idle lifetime is over (S-122).
-#[inline(always)]
-pub fn expired<F: Family>(
-    timeouts: &Timeouts,
-    connection: &Connection<F::Addr>,
-    protocol: u8,
-    now: u32,
-) -> bool {
-    now.wrapping_sub(connection.last_seen_secs) > lifetime(timeouts, connection, protocol)
-}
-
-/// How long an entry lives without packets, in seconds (S-122).
-#[inline(always)]
-pub fn lifetime<A: Address>(timeouts: &Timeouts, connection: &Connection<A>, protocol: u8) -> u32 {
-    let is_confirmed = connection.flags & flags::CONFIRMED != 0;
-    if protocol == protocol::TCP {
-        if closed_bit(connection.seen) != 0 {
-            timeouts.tcp_closing_secs
-        } else if is_confirmed {
-            timeouts.tcp_established_secs
-        } else {
-            timeouts.tcp_handshake_secs
-        }
-    } else if is_confirmed {
-        timeouts.udp_stream_secs
-    } else {
-        timeouts.udp_unreplied_secs
-    }
-}
-
-/// 1 after a reset or both FINs.
-#[inline(always)]
-fn closed_bit(bits: u8) -> u8 {
-    const { assert!(seen::FIN_ORIGINAL == 1 && seen::FIN_REPLY == 2) };
-    const { assert!(seen::RST_ORIGINAL == 4 && seen::RST_REPLY == 8) };
-    (bits >> 2 | bits >> 3 | bits & (bits >> 1)) & 1
-}
-
-/// True if the entry does not describe the packet's flow: a SYN on a closed TCP connection
-/// (S-121), a UDP datagram whose backend is gone (S-124, S-126), or a SYN-ACK on a closed TCP
-/// connection: the client's SYN did not come by, so it dialed the backend itself, from the port of
-/// an earlier connection.
-#[inline(always)]
-fn is_over<F: Family, T: Tables<F>>(
-    tables: &T,
-    headers: &Headers<F>,
-    connection: &Connection<F::Addr>,
-) -> bool {
-    let is_reply = is_reply(connection);
-    match headers.protocol {
-        protocol::TCP => {
-            let start = if is_reply {
-                tcp::SYN | tcp::ACK
-            } else {
-                tcp::SYN
-            };
-            headers.tcp_flags & (tcp::SYN | tcp::ACK) == start && closed_bit(connection.seen) != 0
-        }
-        // Backend 0 is none: a connection past every frontend.
-        protocol::UDP if !is_reply && connection.backend != 0 => {
-            match tables.backend(connection.backend) {
-                Some(backend) => backend.generation != connection.generation,
-                None => true,
-            }
-        }
-        _ => false,
-    }
-}
-
 /// Removes both directions from both tables; the other one unless its tuple is another connection's
 /// by now.
 #[inline(always)]
@@ -364,30 +267,8 @@ fn forget<F: Family, T: Tables<F>>(tables: &T, entries: &mut Entries<F>) {
     }
 }
 
-/// What has been seen of the connection, this packet included. Who goes on in a later second has
-/// not sent the reset that was seen, or not for this connection: its receiver ignored it.
-#[inline(always)]
-fn seen_after<F: Family>(headers: &Headers<F>, connection: &Connection<F::Addr>, now: u32) -> u8 {
-    let (answer, fin, rst) = if is_reply(connection) {
-        (seen::ANSWER, seen::FIN_REPLY, seen::RST_REPLY)
-    } else {
-        (0, seen::FIN_ORIGINAL, seen::RST_ORIGINAL)
-    };
-    let flags = headers.tcp_flags;
-    let mut bits = connection.seen | answer;
-    if flags & tcp::FIN != 0 {
-        bits |= fin;
-    }
-    if flags & tcp::RST != 0 {
-        bits |= rst;
-    } else if flags & (tcp::SYN | tcp::ACK) == tcp::ACK && now != connection.last_seen_secs {
-        bits &= !rst;
-    }
-    bits
-}
-
-/// Moves a connection from the other table to `to`, and returns where it is. Where there is no room,
-/// it goes on where it was.
+/// Moves a connection from the other table to `to`, and returns where it is. Where there is no
+/// room, it goes on where it was.
 #[inline(always)]
 fn move_to<F: Family, T: Tables<F>>(
     tables: &T,

@@ -1,5 +1,6 @@
 //! The BPF maps.
 
+mod carried;
 mod counts;
 
 use core::ptr;
@@ -8,10 +9,10 @@ use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
-use proxy_common::flow::Carried;
 use proxy_common::port_filter::{PORT_FILTER_LEN, address, bit, index};
 use proxy_common::*;
 
+pub use carried::FlowEntry;
 pub use counts::count;
 use counts::may_answer;
 
@@ -86,7 +87,7 @@ macro_rules! family {
     (
         $family:ty, $addr:ty, $frontend_ids:ident, $frontends:ident, $backends:ident,
         $node_addresses:ident, $cluster_ips:ident, $source_ranges:ident, $fragments:ident,
-        $frontend_counts:ident, $backend_counts:ident, $report:ident
+        $frontend_counts:ident, $backend_counts:ident
     ) => {
         #[map]
         static $frontend_ids: HashMap<FrontendKey<$addr>, u32> =
@@ -116,55 +117,8 @@ macro_rules! family {
         static $backend_counts: Array<BackendCounts> =
             Array::with_max_entries(BACKENDS_DEFAULT, MMAPABLE);
 
-        /// Moves what an entry's direction has carried, and a packet of `bytes` unless they are 0,
-        /// to its totals and to BACKEND_COUNTS, if the id is still the backend's.
-        #[inline(never)]
-        fn $report(entry: *mut Connection<$addr>, bytes: u32) {
-            // SAFETY: an element of a flow table, which stays while the program runs; what another
-            // CPU adds meanwhile stays in it.
-            let (new, id, generation, is_reply) = unsafe {
-                let field = ptr::addr_of_mut!((*entry).carried);
-                let carried = field.read_volatile();
-                counts::add_to(field, carried.wrapping_neg());
-                let mut new = Carried::unpack(carried);
-                if bytes != 0 {
-                    new.packets += 1;
-                    new.bytes += bytes as u64;
-                }
-                (*entry).packets += new.packets;
-                (*entry).bytes += new.bytes;
-                let is_reply = (*entry).flags & flow::flags::REPLY != 0;
-                (new, (*entry).backend, (*entry).generation, is_reply)
-            };
-            let is_its = $backends
-                .get(id)
-                .is_some_and(|backend| backend.generation == generation);
-            if new.packets == 0 || !is_its {
-                return;
-            }
-            let Some(counts) = $backend_counts.get_ptr_mut(id) else {
-                return;
-            };
-            // SAFETY: fields of an array's element, which is never freed.
-            unsafe {
-                let (packets, bytes) = if is_reply {
-                    (
-                        ptr::addr_of_mut!((*counts).packets_from),
-                        ptr::addr_of_mut!((*counts).bytes_from),
-                    )
-                } else {
-                    (
-                        ptr::addr_of_mut!((*counts).packets_to),
-                        ptr::addr_of_mut!((*counts).bytes_to),
-                    )
-                };
-                counts::add_to(packets, new.packets);
-                counts::add_to(bytes, new.bytes);
-            }
-        }
-
         impl Tables<$family> for Maps {
-            type Entry = *mut Connection<$addr>;
+            type Entry = FlowEntry<$addr>;
 
             #[inline(always)]
             fn config(&self) -> Option<&Config> {
@@ -196,22 +150,12 @@ macro_rules! family {
                 key: &FlowKey<$addr>,
                 found: &mut Connection<$addr>,
             ) -> Option<Self::Entry> {
-                let entry = <$family>::connections(table).get_ptr(key)?;
-                // SAFETY: an element, which stays while the program runs; one that is reused
-                // meanwhile tells by its tag.
-                *found = unsafe { *entry };
-                Some(entry)
+                FlowEntry::read(<$family>::connections(table).get_ptr(key)?, found)
             }
 
             #[inline(always)]
             fn carry(&self, entry: Self::Entry, bytes: u32) {
-                // SAFETY: a field of an element; one that was reused gets a packet too many.
-                unsafe {
-                    counts::add_to(
-                        ptr::addr_of_mut!((*entry).carried),
-                        Carried::one(bytes).pack(),
-                    );
-                }
+                entry.carry(bytes);
             }
 
             #[inline(always)]
@@ -251,7 +195,7 @@ macro_rules! family {
                     ptr::addr_of_mut!((*entry).last_seen_secs).write_volatile(sighting.now);
                     (*entry).seen = sighting.on((*entry).seen);
                 }
-                $report(entry, sighting.bytes);
+                carried::report(entry, sighting.bytes, &$backends, &$backend_counts);
                 table.touch_old(key, entry, sighting);
                 true
             }
@@ -400,8 +344,7 @@ family!(
     SOURCE_RANGES4,
     FRAGMENTS4,
     FRONTEND_COUNTS4,
-    BACKEND_COUNTS4,
-    report4
+    BACKEND_COUNTS4
 );
 family!(
     V6,
@@ -414,8 +357,7 @@ family!(
     SOURCE_RANGES6,
     FRAGMENTS6,
     FRONTEND_COUNTS6,
-    BACKEND_COUNTS6,
-    report6
+    BACKEND_COUNTS6
 );
 
 /// The agent's configuration, or `None` before it is written.

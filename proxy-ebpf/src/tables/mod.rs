@@ -106,8 +106,8 @@ pub trait Tables<F: Family> {
     ) -> bool;
     /// Removes.
     fn remove_flow(&self, table: FlowTable, key: &FlowKey<F::Addr>);
-    /// Writes a sighting where the entry still is this key's (by its tag), and what it has carried to
-    /// BACKEND_COUNTS; false if it is gone.
+    /// Writes a sighting where the entry still is this key's (by its tag), and what it has carried
+    /// to BACKEND_COUNTS; false if it is gone.
     fn touch_flow(&self, table: FlowTable, key: &FlowKey<F::Addr>, sighting: Sighting) -> bool;
     /// FRONTEND_IDS.
     fn frontend_id(&self, key: &FrontendKey<F::Addr>) -> Option<u32>;

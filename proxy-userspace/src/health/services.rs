@@ -78,7 +78,7 @@ fn written(ports: &BTreeMap<Port<'_>, Counts>, backends: &Backends<'_>) -> Strin
     text
 }
 
-/// A metric of backends: its name, what it is, the label that tells directions apart, and its value.
+/// A metric of backends: its name, what it is, the label that tells directions apart, its value.
 type OfBackends = (
     &'static str,
     &'static str,
@@ -127,11 +127,8 @@ fn written_backends(text: &mut String, backends: &Backends<'_>) {
         }
         for ((port, protocol, address), backend) in backends.iter().take(BACKENDS_MAX) {
             let labels = labels(port);
-            let value = value(backend);
-            let _ = writeln!(
-                text,
-                "{name}{{{labels},protocol=\"{protocol}\",backend=\"{address}\"{direction}}} {value}"
-            );
+            let of = format!("protocol=\"{protocol}\",backend=\"{address}\"{direction}");
+            let _ = writeln!(text, "{name}{{{labels},{of}}} {}", value(backend));
         }
     }
 }

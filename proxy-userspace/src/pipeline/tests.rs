@@ -440,8 +440,8 @@ fn cold_start_with_many_services_is_linear() {
     }
     tell(&mut world.agent, events.clone());
     let report = world.agent.reconcile(&mut world.maps, world.now);
-    // CONFIG, two words of PORT_FILTER for ports and those for addresses; per Service: ten backends,
-    // a region, a frontend, its word, its id and its ClusterIP.
+    // CONFIG, two words of PORT_FILTER for ports and those for addresses; per Service: ten
+    // backends, a region, a frontend, its word, its id and its ClusterIP.
     assert_eq!(report.writes, 3 + words.len() as u64 + 2_000 * 15);
     assert_eq!(
         world.agent.reconcile(&mut world.maps, world.now),

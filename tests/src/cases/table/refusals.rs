@@ -18,6 +18,7 @@ pub fn cases() -> Vec<Case> {
         source_ranges(),
         source_ranges_without_endpoints(),
         adopted(),
+        shared_ports(),
         foreign(),
         backends(),
     ]
@@ -347,6 +348,37 @@ fn adopted() -> Vec<Case> {
     ]
 }
 
+/// Ports that frontends or backends have, beside addresses that they have or have not.
+fn shared_ports() -> Vec<Case> {
+    let (here, there) = ((Role::Foreign, 4000), (Role::Client, 5000));
+    vec![
+        case(
+            "a foreign packet to a known port number",
+            &["P-14"],
+            syn(here, (Role::Client, PORT)),
+        )
+        .left_alone(Foreign),
+        case(
+            "a packet to the number of a frontend's port at a backend's address",
+            &["P-14"],
+            syn(here, (Role::LocalBackend, PORT)),
+        )
+        .left_alone(NotFrontend),
+        case(
+            "a foreign packet from a backend's port number",
+            &["P-14"],
+            syn((Role::Foreign, TARGET), there),
+        )
+        .left_alone(Foreign),
+        case(
+            "a foreign packet from a known port number",
+            &["P-14"],
+            syn(LOCAL_AT, there),
+        )
+        .left_alone(NotFrontend),
+    ]
+}
+
 fn foreign() -> Vec<Case> {
     let (here, there) = ((Role::Foreign, 4000), (Role::Client, 5000));
     let unconfigured = World {
@@ -376,30 +408,6 @@ fn foreign() -> Vec<Case> {
             echo((Role::Foreign, 0), (Role::Client, 0)),
         )
         .left_alone(NoPorts),
-        case(
-            "a foreign packet to a known port number",
-            &["P-14"],
-            syn(here, (Role::Client, PORT)),
-        )
-        .left_alone(Foreign),
-        case(
-            "a packet to the number of a frontend's port at a backend's address",
-            &["P-14"],
-            syn(here, (Role::LocalBackend, PORT)),
-        )
-        .left_alone(NotFrontend),
-        case(
-            "a foreign packet from a backend's port number",
-            &["P-14"],
-            syn((Role::Foreign, TARGET), there),
-        )
-        .left_alone(Foreign),
-        case(
-            "a foreign packet from a known port number",
-            &["P-14"],
-            syn(LOCAL_AT, there),
-        )
-        .left_alone(NotFrontend),
         case(
             "a NodePort on an address that serves none",
             &["S-119b"],
