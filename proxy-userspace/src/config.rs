@@ -20,6 +20,7 @@ pub use given::{DetectMode, Given, LogFormat};
 use crate::datapath::catalog::MapSizes;
 use crate::datapath::conntrack_sysctls::ConntrackWishes;
 use crate::health::BindFailure;
+use crate::health::services::SeriesLimits;
 use crate::ip_text::parse_ip;
 use crate::pipeline::watch::{ApiSource, Selection, Source};
 use crate::settings::{DetectLocalMode, Ipv6, Settings};
@@ -55,6 +56,8 @@ pub struct AgentOptions {
     pub healthz: Option<SocketAddr>,
     /// Where /metrics is served.
     pub metrics: Option<SocketAddr>,
+    /// How many series of Services and backends /metrics has.
+    pub series: SeriesLimits,
     /// What becomes of the two addresses when they are taken.
     pub bind_failure: BindFailure,
     /// The options in force, as the status server tells them: JSON.
@@ -230,6 +233,7 @@ pub fn resolve(given: Given, machine: &Machine) -> Result<AgentOptions, ConfigEr
             }
             None => Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), METRICS_PORT)),
         },
+        series: series(&given),
         bind_failure: bind_failure(&given),
         configz,
         log_level: log_level(&given),
@@ -279,6 +283,14 @@ fn bind_failure(given: &Given) -> BindFailure {
     match given.bind_address_hard_fail {
         Some(true) => BindFailure::Fatal,
         Some(false) | None => BindFailure::Retry,
+    }
+}
+
+fn series(given: &Given) -> SeriesLimits {
+    let default = SeriesLimits::default();
+    SeriesLimits {
+        service_ports: given.metrics_service_ports.unwrap_or(default.service_ports),
+        backends: given.metrics_backends.unwrap_or(default.backends),
     }
 }
 

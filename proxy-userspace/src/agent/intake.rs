@@ -10,6 +10,7 @@ use super::health::counts;
 use super::{AgentError, BATCH_MAX, cpu_time};
 use crate::datapath::maps::KernelMaps;
 use crate::datapath::{Datapath, DatapathOptions, environment, load};
+use crate::health::latency::Triggers;
 use crate::maps::Maps as _;
 use crate::objects::ObjectEvent;
 use crate::pipeline::store::Store;
@@ -25,6 +26,8 @@ pub(super) struct Intake {
     pub(super) store: Store,
     /// Services and EndpointSlices of that.
     pub(super) counts: [u64; 2],
+    /// When its slices have changed.
+    pub(super) triggers: Triggers,
     /// CPU time of this process at the end.
     pub(super) cpu: Duration,
 }
@@ -37,6 +40,7 @@ pub(super) async fn load(
 ) -> Result<Intake, AgentError> {
     let mut loading = spawn_blocking(move || load_datapath(&options, settings));
     let mut store = Store::default();
+    let mut triggers = Triggers::new(jiff::Timestamp::now());
     let (mut batch, mut all) = (Vec::new(), [0; 2]);
     let loaded = loop {
         tokio::select! {
@@ -49,6 +53,7 @@ pub(super) async fn load(
                 for (all, more) in all.iter_mut().zip(counts(&batch)) {
                     *all += more;
                 }
+                batch.iter_mut().for_each(|event| triggers.take(event));
                 batch.drain(..).for_each(|event| store.handle(event));
             }
         }
@@ -64,6 +69,7 @@ pub(super) async fn load(
         settings,
         store,
         counts: all,
+        triggers,
         cpu: cpu_time(),
     })
 }

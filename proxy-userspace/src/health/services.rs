@@ -6,11 +6,24 @@ use std::net::SocketAddr;
 
 use crate::agent::view::FrontendView;
 
-/// Service ports with series of their own, in the order of their names; the others are summed up
-/// in one without names.
-const SERVICE_PORTS_MAX: usize = 1000;
-/// Backends with series of their own; further ones are in the sum of their service port only.
-const BACKENDS_MAX: usize = 5000;
+/// How many series there may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SeriesLimits {
+    /// Service ports with series of their own, in the order of their names; the others are summed
+    /// up in one without names.
+    pub service_ports: usize,
+    /// Backends with series of their own; further ones are in the sum of their service port only.
+    pub backends: usize,
+}
+
+impl Default for SeriesLimits {
+    fn default() -> Self {
+        Self {
+            service_ports: 1000,
+            backends: 5000,
+        }
+    }
+}
 
 /// Namespace, Service and port.
 type Port<'a> = [&'a str; 3];
@@ -34,7 +47,7 @@ const NAMES: [(&str, &str); 3] = [
 ];
 
 /// The metrics in Prometheus' text format.
-pub fn text(frontends: &[FrontendView]) -> String {
+pub fn text(frontends: &[FrontendView], limits: SeriesLimits) -> String {
     let mut ports: BTreeMap<Port<'_>, Counts> = BTreeMap::new();
     let mut backends: BTreeMap<(Port<'_>, &str, SocketAddr), u64> = BTreeMap::new();
     for found in frontends {
@@ -50,7 +63,7 @@ pub fn text(frontends: &[FrontendView]) -> String {
             backends.insert(key, backend.connections);
         }
     }
-    let rest = ports.keys().nth(SERVICE_PORTS_MAX).copied();
+    let rest = ports.keys().nth(limits.service_ports).copied();
     if let Some(first) = rest {
         let others = ports.split_off(&first);
         let sum = others.into_values().fold(Counts::default(), |sum, more| {
@@ -59,12 +72,13 @@ pub fn text(frontends: &[FrontendView]) -> String {
         ports.insert([""; 3], sum);
         backends.retain(|(port, _, _), _| *port < first);
     }
-    written(&ports, &backends)
+    written(&ports, &backends, limits.backends)
 }
 
 fn written(
     ports: &BTreeMap<Port<'_>, Counts>,
     backends: &BTreeMap<(Port<'_>, &str, SocketAddr), u64>,
+    backends_max: usize,
 ) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail. Names of objects have nothing that must be escaped.
@@ -77,7 +91,7 @@ fn written(
     let name = "shunt_backend_connections_total";
     let _ = writeln!(text, "# HELP {name} New connections to a backend");
     let _ = writeln!(text, "# TYPE {name} counter");
-    for ((port, protocol, backend), count) in backends.iter().take(BACKENDS_MAX) {
+    for ((port, protocol, backend), count) in backends.iter().take(backends_max) {
         let labels = labels(port);
         let _ = writeln!(
             text,
@@ -93,7 +107,7 @@ fn labels([namespace, service, port]: &Port<'_>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{BACKENDS_MAX, SERVICE_PORTS_MAX, text};
+    use super::{SeriesLimits, text};
     use crate::agent::view::{BackendView, FrontendView};
 
     fn frontend(name: &str, kind: &str, connections: u64) -> FrontendView {
@@ -122,10 +136,11 @@ mod tests {
 
     #[test]
     fn frontends_of_a_service_port_are_one_series() {
-        let text = text(&[
+        let both = [
             frontend("web", "ClusterIP", 2),
             frontend("web", "NodePort", 3),
-        ]);
+        ];
+        let text = text(&both, SeriesLimits::default());
         let labels = r#"{namespace="shop",service="web",port="http""#;
         for line in [
             format!("shunt_service_connections_total{labels}}} 5"),
@@ -141,23 +156,27 @@ mod tests {
 
     #[test]
     fn series_are_bounded_and_nothing_is_lost_from_the_sum() {
-        let names: Vec<String> = (0..SERVICE_PORTS_MAX + 10)
+        let limits = SeriesLimits {
+            service_ports: 20,
+            backends: 7,
+        };
+        let names: Vec<String> = (0..limits.service_ports + 10)
             .map(|n| format!("s{n:05}"))
             .collect();
         let frontends: Vec<_> = names
             .iter()
             .map(|name| frontend(name, "ClusterIP", 1))
             .collect();
-        let text = text(&frontends);
+        let text = text(&frontends, limits);
         let of = |name: &str| -> Vec<&str> {
             text.lines().filter(|line| line.starts_with(name)).collect()
         };
         assert_eq!(
             of("shunt_service_connections_total").len(),
-            SERVICE_PORTS_MAX + 1
+            limits.service_ports + 1
         );
         let rest = r#"shunt_service_connections_total{namespace="",service="",port=""} 10"#;
         assert!(text.lines().any(|line| line == rest), "{rest}");
-        assert!(of("shunt_backend_connections_total").len() <= BACKENDS_MAX);
+        assert!(of("shunt_backend_connections_total").len() == limits.backends);
     }
 }
