@@ -168,8 +168,7 @@ impl Agent {
             mut maps,
             settings,
             store,
-            counts,
-            triggers,
+            told,
             cpu,
         } = intake::load(loading, &mut objects).await?;
         setup::end_after(&mut maps, run_options.kill_after_first_writes);
@@ -191,7 +190,7 @@ impl Agent {
         let (asked, requests) = mpsc::channel(socket::QUEUED_MAX);
         setup::listen(&datapath, asked.clone());
         let mut health = HealthSide::start(&options, asked, &events)?;
-        health.take_intake(counts, triggers);
+        health.take_intake(told);
         events.publish(setup::starting());
         let now = Instant::now();
         let mut agent = Self {

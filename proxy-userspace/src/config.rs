@@ -175,11 +175,7 @@ pub fn written(
     config: Option<&Path>,
     machine: &Machine,
 ) -> Result<String, ConfigError> {
-    let file = match config {
-        Some(path) => file::read(path, machine.cpus)?,
-        None => file::FileConfig::default(),
-    };
-    let given = flags.or(file.given);
+    let given = merge(flags, config, machine)?.given;
     resolve(given.clone(), machine)?;
     effective::document_text(&given, machine).map_err(named("write-config-to"))
 }
@@ -233,7 +229,7 @@ pub fn resolve(given: Given, machine: &Machine) -> Result<AgentOptions, ConfigEr
             }
             None => Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), METRICS_PORT)),
         },
-        series: series(&given),
+        series: SeriesLimits::given(given.metrics_service_ports, given.metrics_backends),
         bind_failure: bind_failure(&given),
         configz,
         log_level: log_level(&given),
@@ -283,14 +279,6 @@ fn bind_failure(given: &Given) -> BindFailure {
     match given.bind_address_hard_fail {
         Some(true) => BindFailure::Fatal,
         Some(false) | None => BindFailure::Retry,
-    }
-}
-
-fn series(given: &Given) -> SeriesLimits {
-    let default = SeriesLimits::default();
-    SeriesLimits {
-        service_ports: given.metrics_service_ports.unwrap_or(default.service_ports),
-        backends: given.metrics_backends.unwrap_or(default.backends),
     }
 }
 

@@ -120,7 +120,7 @@ impl HealthSide {
     }
 
     /// What came before this side was there.
-    pub(super) fn take_intake(&mut self, counts: [u64; 2], triggers: Triggers) {
+    pub(super) fn take_intake(&mut self, (counts, triggers): ([u64; 2], Triggers)) {
         self.triggers = triggers;
         self.count(counts);
     }

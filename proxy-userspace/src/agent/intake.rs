@@ -24,10 +24,8 @@ pub(super) struct Intake {
     pub(super) settings: Settings,
     /// What the source has told meanwhile.
     pub(super) store: Store,
-    /// Services and EndpointSlices of that.
-    pub(super) counts: [u64; 2],
-    /// When its slices have changed.
-    pub(super) triggers: Triggers,
+    /// How many Services and EndpointSlices that were, and when the slices have changed.
+    pub(super) told: ([u64; 2], Triggers),
     /// CPU time of this process at the end.
     pub(super) cpu: Duration,
 }
@@ -68,8 +66,7 @@ pub(super) async fn load(
         maps,
         settings,
         store,
-        counts: all,
-        triggers,
+        told: (all, triggers),
         cpu: cpu_time(),
     })
 }

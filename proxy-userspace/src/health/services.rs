@@ -16,6 +16,17 @@ pub struct SeriesLimits {
     pub backends: usize,
 }
 
+impl SeriesLimits {
+    /// What is given, and else the defaults.
+    pub fn given(service_ports: Option<usize>, backends: Option<usize>) -> Self {
+        let default = Self::default();
+        Self {
+            service_ports: service_ports.unwrap_or(default.service_ports),
+            backends: backends.unwrap_or(default.backends),
+        }
+    }
+}
+
 impl Default for SeriesLimits {
     fn default() -> Self {
         Self {
