@@ -23,13 +23,16 @@ const OF_PROMETHEUS: [&str; 1] = ["up"];
 /// Labels that Prometheus adds to what it scrapes.
 const OF_TARGETS: [&str; 2] = ["instance", "job"];
 
+/// A label, and the values that it may have; none where they are a variable's.
+pub type Matcher = (String, Vec<String>);
+
 /// A metric that an expression names, with its matchers.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Selector {
     /// The metric.
     pub name: String,
-    /// Label, and the values that it may have; none where they are a variable's.
-    pub labels: Vec<(String, Vec<String>)>,
+    /// What its labels must be.
+    pub labels: Vec<Matcher>,
 }
 
 /// What an expression names.
@@ -101,7 +104,7 @@ fn label_list(tokens: &[Token], at: usize) -> Result<(Vec<String>, usize)> {
 }
 
 /// `{a="x", b=~"y|z"}` at `at`, if it is there; and where it ends.
-fn matchers(tokens: &[Token], mut at: usize) -> Result<(Vec<(String, Vec<String>)>, usize)> {
+fn matchers(tokens: &[Token], mut at: usize) -> Result<(Vec<Matcher>, usize)> {
     let mut all = Vec::new();
     if tokens.get(at) != Some(&Token::Sign('{')) {
         return Ok((all, at));
@@ -247,8 +250,8 @@ mod tests {
     #[test]
     fn metrics_are_told_from_functions_keywords_and_labels() {
         let named = named(
-            "histogram_quantile(0.99, sum by (le, zone) (rate(h_bucket{le=~\"$le\"}[5m]))) / on (x) \
-             group_left topk(10, a_total{event!='Drop', ip=\"y\"} offset 1h) > bool 1e3 and plain",
+            "histogram_quantile(0.99, sum by (le, zone) (rate(h_bucket{le=~\"$le\"}[5m]))) \
+             / on (x) group_left topk(10, a_total{event!='Drop', ip=\"y\"} offset 1h) > bool 1e3 and plain",
         )
         .unwrap();
         let names: Vec<&str> = named.selectors.iter().map(|it| it.name.as_str()).collect();

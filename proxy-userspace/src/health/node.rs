@@ -1,4 +1,5 @@
-//! Metrics of the node: its agent, the source of its objects, its interfaces, its maps, its process.
+//! Metrics of the node: its agent, the source of its objects, its interfaces, its maps and its
+//! process.
 
 use std::fmt::{Display, Write as _};
 
