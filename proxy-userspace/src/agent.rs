@@ -168,7 +168,7 @@ impl Agent {
             mut maps,
             settings,
             store,
-            counts: [services, slices],
+            told,
             cpu,
         } = intake::load(loading, &mut objects).await?;
         setup::end_after(&mut maps, run_options.kill_after_first_writes);
@@ -189,8 +189,8 @@ impl Agent {
         let events = Events::to_servers(clients, node_name.clone());
         let (asked, requests) = mpsc::channel(socket::QUEUED_MAX);
         setup::listen(&datapath, asked.clone());
-        let health = HealthSide::start(&options, asked, &events)?;
-        health.metrics().changed(services, slices);
+        let mut health = HealthSide::start(&options, asked, &events)?;
+        health.take_intake(told);
         events.publish(setup::starting());
         let now = Instant::now();
         let mut agent = Self {
@@ -249,7 +249,7 @@ impl Agent {
         if self.ready_at.is_none() {
             self.batch_cpu = cpu_time();
         }
-        self.health.take_objects(&self.batch);
+        self.health.take_objects(&mut self.batch);
         for event in self.batch.drain(..) {
             self.reconciler.handle(event);
         }
@@ -263,7 +263,9 @@ impl Agent {
             return;
         }
         let report = self.reconciler.reconcile(&mut self.maps, now);
-        self.health.reconciled(&self.reconciler, now.elapsed());
+        let took = now.elapsed();
+        self.health
+            .reconciled(&self.reconciler, report.failed, took);
         self.tell_room(report.full);
         if report != Report::default() {
             let Report {

@@ -20,6 +20,7 @@ pub use given::{DetectMode, Given, LogFormat};
 use crate::datapath::catalog::MapSizes;
 use crate::datapath::conntrack_sysctls::ConntrackWishes;
 use crate::health::BindFailure;
+use crate::health::services::SeriesLimits;
 use crate::ip_text::parse_ip;
 use crate::pipeline::watch::{ApiSource, Selection, Source};
 use crate::settings::{DetectLocalMode, Ipv6, Settings};
@@ -55,6 +56,8 @@ pub struct AgentOptions {
     pub healthz: Option<SocketAddr>,
     /// Where /metrics is served.
     pub metrics: Option<SocketAddr>,
+    /// How many series of Services and backends /metrics has.
+    pub series: SeriesLimits,
     /// What becomes of the two addresses when they are taken.
     pub bind_failure: BindFailure,
     /// The options in force, as the status server tells them: JSON.
@@ -172,11 +175,7 @@ pub fn written(
     config: Option<&Path>,
     machine: &Machine,
 ) -> Result<String, ConfigError> {
-    let file = match config {
-        Some(path) => file::read(path, machine.cpus)?,
-        None => file::FileConfig::default(),
-    };
-    let given = flags.or(file.given);
+    let given = merge(flags, config, machine)?.given;
     resolve(given.clone(), machine)?;
     effective::document_text(&given, machine).map_err(named("write-config-to"))
 }
@@ -230,6 +229,7 @@ pub fn resolve(given: Given, machine: &Machine) -> Result<AgentOptions, ConfigEr
             }
             None => Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), METRICS_PORT)),
         },
+        series: SeriesLimits::given(given.metrics_service_ports, given.metrics_backends),
         bind_failure: bind_failure(&given),
         configz,
         log_level: log_level(&given),

@@ -14,6 +14,7 @@ pub mod health;
 pub mod ids;
 pub mod ip_text;
 pub mod leftovers;
+pub mod logging;
 pub mod map_dump;
 pub mod maps;
 pub mod memory;

@@ -17,6 +17,7 @@ pub mod model;
 pub mod net;
 pub mod oracle;
 pub mod packet_tables;
+pub mod promql;
 pub mod rig;
 pub mod scenarios;
 pub mod topology;

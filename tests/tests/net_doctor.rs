@@ -221,3 +221,21 @@ fn an_agent_that_is_gone_is_a_problem_and_one_that_never_was_is_not() -> Result<
     );
     Ok(())
 }
+
+#[test]
+fn an_uplink_without_xdp_is_told_with_the_reason() -> Result<()> {
+    for (choice, severity, said) in [
+        ("auto", "note", "no XDP, tc does it all: a veth"),
+        ("off", "note", "no XDP, tc does it all: --xdp off"),
+        ("generic", "ok", "XDP runs here (generic)"),
+    ] {
+        let rig = Rig::new(Variant::default(), &["--xdp", choice])?;
+        let answer = doctor(&rig.agents[0], &rig.cluster.nodes[0])?;
+        let is_it = |it: &&Value| it["check"] == "xdp" && it["severity"] == severity;
+        let found = answer.findings.iter().find(is_it);
+        let found = found.with_context(|| format!("{choice}: {}", answer.text))?;
+        let text = found.to_string();
+        ensure!(text.contains(said) && text.contains("up0"), "{text}");
+    }
+    Ok(())
+}

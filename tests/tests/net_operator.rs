@@ -278,3 +278,55 @@ fn connections_are_counted_for_frontend_and_backend_on_every_path() -> Result<()
     );
     Ok(())
 }
+
+#[test]
+fn log_level_is_set_while_the_agent_runs() -> Result<()> {
+    let mut rig = Rig::new(Variant::default(), &["--log-format", "json"])?;
+    let bpffs = rig.agents[0].bpffs();
+    let level = |rig: &Rig, words: &[&str]| {
+        rig.agents[0].shunt(&[&["log-level", "--bpffs", &bpffs], words].concat())
+    };
+    ensure!(level(&rig, &[])?.trim() == "info");
+    // Every change is told at the level debug.
+    let is_debugged = |rig: &Rig| -> Result<bool> {
+        let log = rig.agents[0].log()?;
+        let lines = log.lines().map(serde_json::from_str::<Value>);
+        let lines: Vec<Value> = lines.collect::<Result<_, _>>()?;
+        Ok(lines.iter().any(|line| line["level"] == "DEBUG"))
+    };
+    ensure!(!is_debugged(&rig)?);
+
+    // What makes no sense changes nothing.
+    for (bad, named) in [
+        ("debgu", "debgu"),
+        ("proxy_userspace=loud", "loud"),
+        ("", ""),
+    ] {
+        let error = level(&rig, &[bad]).expect_err("it was taken");
+        let text = format!("{error:#}");
+        ensure!(text.contains("log-level") && text.contains(named), "{text}");
+        ensure!(level(&rig, &[])?.trim() == "info", "after {bad:?}");
+    }
+
+    let directives = "warn,proxy_userspace=debug";
+    ensure!(level(&rig, &[directives])?.trim() == directives);
+    ensure!(level(&rig, &[])?.trim() == directives);
+    rig.add(
+        "near",
+        rig.services["near"]
+            .clone()
+            .spec(json!({"sessionAffinity": "ClientIP"})),
+    )?;
+    eventually(SOON, || {
+        ensure!(is_debugged(&rig)?, "{}", rig.agents[0].log_tail());
+        Ok(())
+    })?;
+
+    // The next agent begins with what it is told.
+    rig.agents[0].kill()?;
+    let error = level(&rig, &["debug"]).expect_err("nobody was there to take it");
+    ensure!(format!("{error:#}").contains("no agent runs"), "{error:#}");
+    rig.agents[0].run()?;
+    ensure!(level(&rig, &[])?.trim() == "info");
+    Ok(())
+}

@@ -5,6 +5,8 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tests::agent;
 use tests::net::eventually;
 use tests::rig::{Client, Rig, Target};
@@ -185,6 +187,41 @@ fn backends_of_far(rig: &Rig, screen: &Screen) -> Result<()> {
         let of_it = of_it.filter(|it| it.contains("TCP") || it.contains("tcp"));
         of_it.filter_map(|it| total(it)).sum::<u64>() == 20
     })?;
+    Ok(())
+}
+
+/// The only child of a process.
+fn child(pid: &str) -> Result<i32> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+    Ok(children.trim().parse()?)
+}
+
+#[test]
+fn a_signal_ends_it_and_leaves_the_terminal_as_it_was() -> Result<()> {
+    let rig = Rig::new(Variant::default(), &[])?;
+    for signal in [Signal::SIGTERM, Signal::SIGHUP] {
+        // A long interval: the signal is not noticed by the next tick.
+        let script = format!(
+            "{}; echo code $?; stty -a",
+            command(&rig, "--interval 3600")?
+        );
+        let screen = Screen::start(&rig, &script)?;
+        screen.await_text("five Services", |lines| lines[0].starts_with("5 Services"))?;
+        let format = |format: &str| screen.tmux(&["display-message", "-p", format]);
+        ensure!(format("#{alternate_on}")?.trim() == "1");
+        let shell = format("#{pane_pid}")?;
+        kill(Pid::from_raw(child(shell.trim())?), signal)?;
+        screen.await_text("a terminal in order", |lines| {
+            let has = |text: &str| lines.iter().any(|line| line.contains(text));
+            let words: Vec<&str> = lines.iter().flat_map(|it| it.split([' ', ';'])).collect();
+            let is_on = |word: &str| words.contains(&word);
+            has("code 0") && is_on("echo") && is_on("icanon") && is_on("isig")
+        })?;
+        ensure!(
+            format("#{alternate_on}#{cursor_flag}")?.trim() == "01",
+            "{signal}"
+        );
+    }
     Ok(())
 }
 

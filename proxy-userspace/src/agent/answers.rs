@@ -1,6 +1,6 @@
 //! What the agent's loop answers when it is asked.
 
-use proxy_common::{Addr4, Addr6};
+use proxy_common::{Addr4, Addr6, Counter};
 
 use super::Agent;
 use super::socket::{Question, Request};
@@ -8,7 +8,9 @@ use super::status::{AgentState, ProblemView, RejectedView, Status};
 use super::view::{self, FrontendView};
 use crate::doctor::Severity;
 use crate::family::protocol_name;
+use crate::health::node::{self, NodeState};
 use crate::health::services;
+use crate::maps::Maps as _;
 use crate::pipeline::apply::Obstacle;
 
 impl Agent {
@@ -30,8 +32,31 @@ impl Agent {
         for (family, count) in self.reconciler.held_up() {
             self.health.metrics().set_held_up(family, count as i64);
         }
-        let text = self.health.metrics().text(&view::counters(&self.maps));
-        text + &services::text(&self.frontends())
+        // Those that are 0 too: a rate needs a series that was there before.
+        let all = Counter::ALL.iter();
+        let counters = all.map(|&it| (it.name().to_owned(), self.maps.counter(it as u32)));
+        let text = self.health.metrics().text(&counters.collect());
+        let services = services::text(&self.frontends(), self.health.series);
+        text + &self.node_metrics() + &services + &node::process_text()
+    }
+
+    fn node_metrics(&self) -> String {
+        let problems = self.problems();
+        let problem = |it: &&ProblemView| it.severity == Severity::Problem;
+        let count = problems.iter().filter(problem).count();
+        node::text(&NodeState {
+            is_synced: self.ready_at.is_some(),
+            source: &self.sources.view(),
+            objects: &self.reconciler.summary(),
+            interfaces: &self.datapath.interface_status(),
+            rejected: self.reconciler.rejections().count(),
+            troubles: [problems.len() - count, count],
+            writes: [self.maps.writes_done(), self.health.failed_writes],
+            snat_ports: self
+                .maps
+                .config()
+                .map_or_else(Default::default, |it| it.snat_ports),
+        })
     }
 
     fn status(&self) -> Status {

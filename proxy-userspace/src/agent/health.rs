@@ -1,21 +1,30 @@
 //! The agent's side of the health servers: what they are told after each reconcile.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::socket::Request;
 use crate::config::AgentOptions;
+use crate::datapath::fill;
+use crate::datapath::pin::Pins;
 use crate::events::Events;
-use crate::health::metrics::Metrics;
-use crate::health::pages::{self, Health};
+use crate::health::latency::Triggers;
+use crate::health::metrics::{Extent, Metrics};
+use crate::health::node;
+use crate::health::pages::{self, Health, Slow};
 use crate::health::proxy::Moment;
 use crate::health::service::{self, Wanted};
+use crate::health::services::SeriesLimits;
 use crate::health::{self, BindError, NodeServer};
 use crate::objects::{Kind, ObjectEvent};
 use crate::pipeline::Reconciler;
+
+/// How long a look at all maps is good for: it reads whole flow tables.
+const FILL_AGE: Duration = Duration::from_secs(30);
 
 /// Why the health servers could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +42,13 @@ pub(super) struct HealthSide {
     health: Health,
     metrics: Metrics,
     wanted: watch::Sender<Wanted>,
+    /// How many series of Services and backends there may be.
+    pub(super) series: SeriesLimits,
+    /// Map writes that failed.
+    pub(super) failed_writes: u64,
+    triggers: Triggers,
+    /// Changes of Services and of EndpointSlices that are not programmed yet.
+    pending: [u64; 2],
     revision: u64,
     /// Updates seen of each family.
     updates: [u64; 2],
@@ -66,7 +82,7 @@ impl HealthSide {
                 name: "metrics",
                 addr,
                 failed: "FailedToStartMetricServer",
-                handler: pages::status(options.configz.clone(), asked),
+                handler: pages::status(options.configz.clone(), asked, map_fill(options)),
             };
             tasks.spawn(health::start(server, options.bind_failure, events)?);
         }
@@ -75,6 +91,10 @@ impl HealthSide {
             health,
             metrics,
             wanted,
+            series: options.series,
+            failed_writes: 0,
+            triggers: Triggers::new(Timestamp::now()),
+            pending: [0; 2],
             revision: 0,
             updates: [0; 2],
             updated_at: None,
@@ -91,19 +111,52 @@ impl HealthSide {
         self.updated_at.map(|at| at.elapsed())
     }
 
-    /// Counts objects that changed.
-    pub(super) fn take_objects(&self, events: &[ObjectEvent]) {
-        let [services, slices] = counts(events);
-        self.metrics.changed(services, slices);
+    /// Counts objects that changed, and takes from them what is for this side only.
+    pub(super) fn take_objects(&mut self, events: &mut [ObjectEvent]) {
+        events
+            .iter_mut()
+            .for_each(|event| self.triggers.take(event));
+        self.count(counts(events));
     }
 
-    /// Passes on what a reconcile, which took so long, has made of both families.
-    pub(super) fn reconciled(&mut self, reconciler: &Reconciler, took: Duration) {
+    /// What came before this side was there.
+    pub(super) fn take_intake(&mut self, (counts, triggers): ([u64; 2], Triggers)) {
+        self.triggers = triggers;
+        self.count(counts);
+    }
+
+    fn count(&mut self, [services, slices]: [u64; 2]) {
+        self.metrics.changed(services, slices);
+        self.pending = [self.pending[0] + services, self.pending[1] + slices];
+        self.metrics.set_pending(self.pending);
+    }
+
+    /// Passes on what a reconcile, which took so long, has made of both families, and how many of
+    /// its writes failed.
+    pub(super) fn reconciled(&mut self, reconciler: &Reconciler, failed: u64, took: Duration) {
+        self.failed_writes += failed;
+        self.pass_on(reconciler, took);
+        let mut syncs = reconciler.syncs().into_iter();
+        if reconciler.is_synced() && syncs.all(|(_, sync)| !sync.is_pending) {
+            self.pending = [0; 2];
+        }
+        self.metrics.set_pending(self.pending);
+        let (revision, wanted) = reconciler.health_checks();
+        if reconciler.is_synced() && revision != self.revision {
+            self.revision = revision;
+            self.wanted.send_replace(wanted.clone());
+        }
+    }
+
+    fn pass_on(&mut self, reconciler: &Reconciler, took: Duration) {
+        let triggers = &mut self.triggers;
         let (metrics, updates) = (&self.metrics, &mut self.updates);
         let updated_at = &mut self.updated_at;
         self.health.update(|state, now| {
             state.set_node(reconciler.existing_node());
-            for ((family, sync), known) in reconciler.syncs().into_iter().zip(updates) {
+            let syncs = reconciler.syncs().into_iter().zip(updates).enumerate();
+            for (index, ((family, sync), known)) in syncs {
+                let is_first = *known == 0;
                 let is_updated = std::mem::replace(known, sync.updates) != sync.updates;
                 if is_updated && !sync.is_pending {
                     *updated_at = Some(Instant::now());
@@ -117,16 +170,31 @@ impl HealthSide {
                     state.queued(family, now);
                 } else if is_updated {
                     state.updated(family, now);
-                    metrics.synced(family, now.time, took);
+                    metrics.synced(family, now.time, took, Extent::of(is_first));
+                    metrics.programmed(family, &triggers.synced(index, now.time));
+                } else {
+                    // What changed makes no difference here.
+                    triggers.synced(index, now.time);
                 }
             }
         });
-        let (revision, wanted) = reconciler.health_checks();
-        if reconciler.is_synced() && revision != self.revision {
-            self.revision = revision;
-            self.wanted.send_replace(wanted.clone());
-        }
     }
+}
+
+/// How full the maps are, for whoever may wait: read at most every [`FILL_AGE`].
+fn map_fill(options: &AgentOptions) -> Slow {
+    let pins = Pins::at(&options.bpffs);
+    let known = Mutex::new(None::<(Instant, String)>);
+    Arc::new(move || {
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        match known.as_ref() {
+            Some((at, text)) if at.elapsed() < FILL_AGE => text.clone(),
+            _ => {
+                let text = node::map_text(&fill::fill(&pins));
+                known.insert((Instant::now(), text)).1.clone()
+            }
+        }
+    })
 }
 
 /// Changes of Services and of EndpointSlices.

@@ -10,6 +10,7 @@ use super::health::counts;
 use super::{AgentError, BATCH_MAX, cpu_time};
 use crate::datapath::maps::KernelMaps;
 use crate::datapath::{Datapath, DatapathOptions, environment, load};
+use crate::health::latency::Triggers;
 use crate::maps::Maps as _;
 use crate::objects::ObjectEvent;
 use crate::pipeline::store::Store;
@@ -23,8 +24,8 @@ pub(super) struct Intake {
     pub(super) settings: Settings,
     /// What the source has told meanwhile.
     pub(super) store: Store,
-    /// Services and EndpointSlices of that.
-    pub(super) counts: [u64; 2],
+    /// How many Services and EndpointSlices that were, and when the slices have changed.
+    pub(super) told: ([u64; 2], Triggers),
     /// CPU time of this process at the end.
     pub(super) cpu: Duration,
 }
@@ -37,6 +38,7 @@ pub(super) async fn load(
 ) -> Result<Intake, AgentError> {
     let mut loading = spawn_blocking(move || load_datapath(&options, settings));
     let mut store = Store::default();
+    let mut triggers = Triggers::new(jiff::Timestamp::now());
     let (mut batch, mut all) = (Vec::new(), [0; 2]);
     let loaded = loop {
         tokio::select! {
@@ -49,6 +51,7 @@ pub(super) async fn load(
                 for (all, more) in all.iter_mut().zip(counts(&batch)) {
                     *all += more;
                 }
+                batch.iter_mut().for_each(|event| triggers.take(event));
                 batch.drain(..).for_each(|event| store.handle(event));
             }
         }
@@ -63,7 +66,7 @@ pub(super) async fn load(
         maps,
         settings,
         store,
-        counts: all,
+        told: (all, triggers),
         cpu: cpu_time(),
     })
 }

@@ -1,4 +1,4 @@
-//! The agent's socket: one word in, one JSON value out. It lies in /run, and its name follows
+//! The agent's socket: one line in, one JSON value out. It lies in /run, and its name follows
 //! from the agent's pins, so that `shunt status --bpffs DIR` finds it.
 
 use std::fs;
@@ -13,11 +13,14 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::datapath::pin::Pins;
+use crate::logging;
 
 /// How long one side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Longest question in bytes.
-const QUESTION_MAX: u64 = 64;
+/// Longest question in bytes, with the end of its line.
+pub const QUESTION_MAX: usize = 1024;
+/// Begins the one question that the agent's loop has no part in: the log is the process's.
+const LOG_LEVEL: &str = "log-level";
 /// Questions that may wait for the agent's loop.
 pub const QUEUED_MAX: usize = 16;
 
@@ -91,12 +94,22 @@ async fn accept(listener: UnixListener, sender: mpsc::Sender<Request>) {
 }
 
 async fn serve(mut stream: UnixStream, sender: mpsc::Sender<Request>) -> io::Result<()> {
-    let mut word = String::new();
+    let mut line = String::new();
     let (reader, mut writer) = stream.split();
-    BufReader::new(reader.take(QUESTION_MAX))
-        .read_line(&mut word)
+    BufReader::new(reader.take(QUESTION_MAX as u64))
+        .read_line(&mut line)
         .await?;
-    let Some(question) = Question::from_word(word.trim()) else {
+    // What is cut off may mean something else.
+    let Some(line) = line.strip_suffix('\n').map(str::trim) else {
+        return Ok(());
+    };
+    if let Some(directives) = line.strip_prefix(LOG_LEVEL) {
+        let answer = logging::answer(directives.trim());
+        // Plain data: this cannot fail.
+        let text = serde_json::to_string(&answer).unwrap_or_default();
+        return writer.write_all(text.as_bytes()).await;
+    }
+    let Some(question) = Question::from_word(line) else {
         return Ok(());
     };
     let (answer, answered) = oneshot::channel();
@@ -110,6 +123,15 @@ async fn serve(mut stream: UnixStream, sender: mpsc::Sender<Request>) -> io::Res
 
 /// Asks the agent that listens at `path`; `None` where none does.
 pub fn ask(path: &Path, question: Question) -> io::Result<Option<String>> {
+    ask_line(path, question.word())
+}
+
+/// Asks for the level of the agent's log, after setting it if directives are given.
+pub fn ask_log_level(path: &Path, directives: &str) -> io::Result<Option<String>> {
+    ask_line(path, &format!("{LOG_LEVEL} {directives}"))
+}
+
+fn ask_line(path: &Path, line: &str) -> io::Result<Option<String>> {
     let mut stream = match BlockingStream::connect(path) {
         Ok(stream) => stream,
         Err(error)
@@ -123,7 +145,7 @@ pub fn ask(path: &Path, question: Question) -> io::Result<Option<String>> {
         Err(error) => return Err(error),
     };
     stream.set_read_timeout(Some(PATIENCE))?;
-    writeln!(stream, "{}", question.word())?;
+    stream.write_all(format!("{line}\n").as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(Some(answer).filter(|answer| !answer.is_empty()))

@@ -259,6 +259,7 @@ fn interface((ifindex, entry): &(u32, Interface)) -> Option<InterfaceStatus> {
         attached: entry.flags & flags::ATTACHED != 0,
         pod_side: entry.flags & flags::POD_SIDE != 0,
         xdp: (entry.flags & flags::XDP != 0).then_some(XdpMode::Native),
+        no_xdp: None,
         left_alone: None,
         problem: None,
     })

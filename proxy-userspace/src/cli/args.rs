@@ -38,6 +38,8 @@ pub enum Command {
     Flows(FlowsArgs),
     /// Say what happens to the first packet of a connection, and why
     Explain(Box<ExplainArgs>),
+    /// Show the level of the running agent's log, or set it
+    LogLevel(LogLevelArgs),
     /// Remove every program, map and pin of shunt from this node
     Cleanup(CleanupArgs),
 }
@@ -251,6 +253,18 @@ pub struct DoctorArgs {
     /// Where the pins are.
     #[command(flatten)]
     pub query: QueryArgs,
+}
+
+/// `shunt log-level`.
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+pub struct LogLevelArgs {
+    /// A tracing filter, as of --log-level: LEVEL or MODULE=LEVEL, separated by commas; in force
+    /// until the agent ends
+    #[arg(value_name = "DIRECTIVES")]
+    pub directives: Option<String>,
+    /// The agent's --bpffs
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf")]
+    pub bpffs: PathBuf,
 }
 
 /// `shunt cleanup`.

@@ -7,6 +7,7 @@ pub mod explain;
 pub mod flows;
 pub mod form;
 pub mod kube_proxy_flags;
+pub mod log_level;
 pub mod query;
 pub mod run;
 pub mod service;
@@ -38,6 +39,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Top(args) => top::show(&args),
         Command::Flows(args) => flows::show(&args),
         Command::Explain(args) => explain::explain(*args),
+        Command::LogLevel(args) => log_level::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
     };
     done.map(|()| ExitCode::SUCCESS)

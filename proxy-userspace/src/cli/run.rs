@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tracing_subscriber::EnvFilter;
 
 use super::args::{AgentArgs, Output, QueryArgs};
 use super::cleanup;
 use crate::agent::config_file::ConfigFile;
 use crate::agent::{self, RunOptions};
-use crate::config::{self, AgentOptions, LogFormat, Machine};
+use crate::config::{self, Machine};
+use crate::logging;
 
 /// Runs the agent until it is told to stop.
 pub fn agent(args: AgentArgs) -> anyhow::Result<()> {
@@ -35,7 +35,7 @@ pub fn agent(args: AgentArgs) -> anyhow::Result<()> {
         pause_after_swaps: Duration::from_millis(args.pause_after_swaps),
     };
     let options = config::load(args.given, path, &machine)?;
-    start_log(&options)?;
+    logging::start(&options.log_level, options.log_format)?;
     for warning in &options.warnings {
         tracing::warn!("{warning}");
     }
@@ -51,19 +51,4 @@ pub fn agent(args: AgentArgs) -> anyhow::Result<()> {
         .build()
         .context("starting the runtime")?;
     Ok(runtime.block_on(agent::run(options, run_options))?)
-}
-
-fn start_log(options: &AgentOptions) -> anyhow::Result<()> {
-    // aya logs every relocation at the level debug: only where it is asked for by name.
-    let filter = EnvFilter::try_new(format!("aya=info,aya_obj=info,{}", options.log_level))
-        .with_context(|| format!("log-level: {:?} is no filter", options.log_level))?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false);
-    match options.log_format {
-        LogFormat::Json => log.json().init(),
-        LogFormat::Text => log.with_ansi(false).init(),
-    }
-    Ok(())
 }

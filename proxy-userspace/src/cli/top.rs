@@ -4,6 +4,8 @@ use std::io::{self, IsTerminal as _};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
@@ -14,7 +16,10 @@ use crate::top::sample::Reader;
 use crate::top::screen;
 use crate::top::state::{Key, Next, State};
 
-/// Shows Services by rate until `q` is pressed.
+/// Longest time until a signal is noticed.
+const SIGNALS_PACE: Duration = Duration::from_millis(200);
+
+/// Shows Services by rate until `q` is pressed or a signal ends it.
 pub fn show(args: &TopArgs) -> anyhow::Result<()> {
     if args.query.output.form().is_some() || !io::stdout().is_terminal() {
         let text = "top is for terminals: `shunt service list -w -o json` prints what changes";
@@ -27,14 +32,54 @@ pub fn show(args: &TopArgs) -> anyhow::Result<()> {
             pins.root().display()
         );
     }
+    let signals = signals().context("waiting for signals")?;
     let terminal = ratatui::try_init().context("setting the terminal up")?;
     let period = Duration::from_secs(args.interval.into());
-    let shown = run(terminal, Reader::new(pins), period);
+    let shown = run(terminal, Reader::new(pins), period, &signals);
     ratatui::restore();
     shown
 }
 
-fn run(mut terminal: DefaultTerminal, mut reader: Reader, period: Duration) -> anyhow::Result<()> {
+/// SIGTERM and SIGHUP, from here on: a terminal that nobody restores is of no use.
+fn signals() -> nix::Result<SignalFd> {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGTERM);
+    set.add(Signal::SIGHUP);
+    set.thread_block()?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+}
+
+/// What ends a wait.
+enum Woken {
+    /// An event of the terminal can be read.
+    Event,
+    /// It is time.
+    Time,
+    /// A signal came.
+    Signal,
+}
+
+fn wait(due: Instant, signals: &SignalFd) -> anyhow::Result<Woken> {
+    loop {
+        if signals.read_signal()?.is_some() {
+            return Ok(Woken::Signal);
+        }
+        let left = due.saturating_duration_since(Instant::now());
+        if event::poll(left.min(SIGNALS_PACE))? {
+            return Ok(Woken::Event);
+        }
+        if left.is_zero() {
+            return Ok(Woken::Time);
+        }
+    }
+}
+
+fn run(
+    mut terminal: DefaultTerminal,
+    mut reader: Reader,
+    period: Duration,
+    signals: &SignalFd,
+) -> anyhow::Result<()> {
     let mut state = State::default();
     let mut last: Option<Instant> = None;
     let mut due = Instant::now();
@@ -52,8 +97,10 @@ fn run(mut terminal: DefaultTerminal, mut reader: Reader, period: Duration) -> a
             due = now + period;
         }
         terminal.draw(|frame| screen::draw(frame, &mut state))?;
-        if !event::poll(due.saturating_duration_since(Instant::now()))? {
-            continue;
+        match wait(due, signals)? {
+            Woken::Event => {}
+            Woken::Time => continue,
+            Woken::Signal => return Ok(()),
         }
         if let Event::Key(pressed) = event::read()?
             && let Some(key) = key(pressed)

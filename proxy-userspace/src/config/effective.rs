@@ -4,6 +4,7 @@ use serde_json::Value as Json;
 
 use super::{Given, Machine};
 use crate::config::given::{DetectMode, LogFormat};
+use crate::health::services::SeriesLimits;
 use crate::settings::{ExternalIps, Masquerade, SocketLb, SocketUdp};
 
 /// `given`, with the defaults filled in. What has no default (where objects come from, patterns)
@@ -40,6 +41,7 @@ fn document(given: &Given) -> Json {
 
 fn defaults(machine: &Machine) -> Given {
     let text = |text: &str| Some(text.to_owned());
+    let series = SeriesLimits::default();
     Given {
         node_name: Some(machine.hostname.to_lowercase()),
         bpffs: Some("/sys/fs/bpf".into()),
@@ -60,6 +62,8 @@ fn defaults(machine: &Machine) -> Given {
         keep_unallocated: Some(false),
         healthz_bind_address: text("0.0.0.0:10256"),
         metrics_bind_address: text("127.0.0.1:10249"),
+        metrics_service_ports: Some(series.service_ports),
+        metrics_backends: Some(series.backends),
         bind_address_hard_fail: Some(false),
         sync_period: text("30s"),
         min_sync_period: text("0s"),

@@ -127,6 +127,13 @@ pub struct Given {
     /// Where /metrics is served; empty: nowhere [default: 127.0.0.1:10249]
     #[arg(long, value_name = "IP:PORT")]
     pub metrics_bind_address: Option<String>,
+    /// Service ports with series of their own in /metrics, in the order of their names; the others
+    /// are summed up in one [default: 1000]
+    #[arg(long, value_name = "COUNT")]
+    pub metrics_service_ports: Option<usize>,
+    /// Backends with series of their own in /metrics; 0: none [default: 5000]
+    #[arg(long, value_name = "COUNT")]
+    pub metrics_backends: Option<usize>,
     /// End where one of these two addresses is taken, instead of trying again
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub bind_address_hard_fail: Option<bool>,
@@ -238,6 +245,8 @@ impl Given {
             bind_address: self.bind_address.or(other.bind_address),
             healthz_bind_address: self.healthz_bind_address.or(other.healthz_bind_address),
             metrics_bind_address: self.metrics_bind_address.or(other.metrics_bind_address),
+            metrics_service_ports: self.metrics_service_ports.or(other.metrics_service_ports),
+            metrics_backends: self.metrics_backends.or(other.metrics_backends),
             bind_address_hard_fail: self.bind_address_hard_fail.or(other.bind_address_hard_fail),
             sync_period: self.sync_period.or(other.sync_period),
             min_sync_period: self.min_sync_period.or(other.min_sync_period),

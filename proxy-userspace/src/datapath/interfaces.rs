@@ -2,6 +2,8 @@
 //!
 //! A pure function of what netlink showed ([`Snapshot`]) and of the options ([`Rules`]).
 
+mod uplink_xdp;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -14,6 +16,8 @@ use super::left_alone::LeftAlone;
 use super::xdp::{XdpChoice, XdpMode};
 use crate::pipeline::LocalAddress;
 use crate::settings::DetectLocalMode;
+
+pub use self::uplink_xdp::NoXdp;
 
 /// What netlink showed at one moment.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -139,6 +143,8 @@ pub struct Plan {
     pub interface: Interface,
     /// How the XDP program is to run on it, if at all.
     pub xdp: Option<XdpMode>,
+    /// Why it is not to run on an uplink.
+    pub no_xdp: Option<NoXdp>,
     /// Why no program belongs on it, where none does.
     pub left_alone: Option<LeftAlone>,
 }
@@ -208,7 +214,8 @@ impl View<'_> {
                 ETHERNET => Layer::Ethernet,
                 _ => Layer::Ip,
             },
-            xdp,
+            xdp: xdp.and_then(Result::ok),
+            no_xdp: xdp.and_then(Result::err),
             left_alone: role.err(),
             interface: Interface {
                 flags: bits,
@@ -224,36 +231,6 @@ impl View<'_> {
                     .map_or(Addr6::default(), addr6),
             },
         }
-    }
-
-    /// Uplinks only. Tunnels and VLAN devices have no driver of their own, nor do bridges.
-    fn xdp(&self, ifindex: u32, link: &Link, bits: u32) -> Option<XdpMode> {
-        let is_uplink = bits & (flags::ATTACHED | flags::POD_SIDE) == flags::ATTACHED
-            && link.hardware == ETHERNET
-            && matches!(link.kind.as_str(), "" | "bond" | "veth");
-        if !is_uplink || self.is_below_vlan(ifindex) {
-            return None;
-        }
-        match self.rules.xdp {
-            XdpChoice::Auto if self.is_veth(ifindex, link) => None,
-            XdpChoice::Auto | XdpChoice::Native => Some(XdpMode::Native),
-            XdpChoice::Generic => Some(XdpMode::Generic),
-            XdpChoice::Off => None,
-        }
-    }
-
-    /// True if a VLAN device is made on it. Where the driver takes tags off, XDP sees frames of the
-    /// VLAN as if they had none, and would send them on so.
-    fn is_below_vlan(&self, ifindex: u32) -> bool {
-        let mut links = self.snapshot.links.values();
-        links.any(|link| link.kind == "vlan" && link.lower == Some(ifindex))
-    }
-
-    /// A veth, or a bond of them.
-    fn is_veth(&self, ifindex: u32, link: &Link) -> bool {
-        let mut links = self.snapshot.links.values();
-        let is_over = |lower: &Link| lower.controller == Some(ifindex) && lower.kind == "veth";
-        link.kind == "veth" || links.any(is_over)
     }
 
     /// Whether programs belong on a link, and why not.

@@ -131,6 +131,8 @@ pub struct Datapath {
     interfaces: BTreeMap<u32, Plan>,
     /// Those that could not be served at the last try: name, and why.
     unserved: BTreeMap<u32, (String, String)>,
+    /// Why the XDP program could not be attached.
+    xdp_refused: BTreeMap<u32, String>,
 }
 
 impl Datapath {
@@ -164,6 +166,7 @@ impl Datapath {
             cgroup,
             interfaces: BTreeMap::new(),
             unserved: BTreeMap::new(),
+            xdp_refused: BTreeMap::new(),
         };
         Ok((datapath, maps))
     }

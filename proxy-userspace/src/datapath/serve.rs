@@ -28,6 +28,9 @@ pub struct InterfaceStatus {
     /// How it runs the XDP program, if at all.
     #[serde(default)]
     pub xdp: Option<XdpMode>,
+    /// Why an uplink runs none.
+    #[serde(default)]
+    pub no_xdp: Option<String>,
     /// Why it has no role, where it has none.
     #[serde(default)]
     pub left_alone: Option<String>,
@@ -63,6 +66,8 @@ impl Datapath {
     pub fn set_interfaces(&mut self, maps: &mut KernelMaps, wanted: BTreeMap<u32, Plan>) {
         let known = std::mem::take(&mut self.interfaces);
         self.unserved
+            .retain(|ifindex, _| wanted.contains_key(ifindex));
+        self.xdp_refused
             .retain(|ifindex, _| wanted.contains_key(ifindex));
         for (&ifindex, plan) in &known {
             let is_wanted = wanted.get(&ifindex).is_some_and(Plan::is_attached);
@@ -139,6 +144,13 @@ impl Datapath {
         }
     }
 
+    /// Why an uplink runs no XDP program: it is not to, or it cannot.
+    fn no_xdp(&self, ifindex: u32, plan: &Plan) -> Option<String> {
+        let unwanted = plan.no_xdp.as_ref().map(ToString::to_string);
+        let refused = self.xdp_refused.get(&ifindex);
+        unwanted.or_else(|| refused.map(|error| format!("it was refused: {error}")))
+    }
+
     /// All interfaces, for `shunt status`.
     pub fn interface_status(&self) -> Vec<InterfaceStatus> {
         let interfaces = self.interfaces.iter();
@@ -148,6 +160,7 @@ impl Datapath {
             attached: plan.is_attached(),
             pod_side: plan.interface.flags & flags::POD_SIDE != 0,
             xdp: xdp::mode(&self.pins, ifindex),
+            no_xdp: self.no_xdp(ifindex, plan),
             left_alone: plan.left_alone.as_ref().map(ToString::to_string),
             problem: None,
         });
@@ -158,6 +171,7 @@ impl Datapath {
             attached: false,
             pod_side: false,
             xdp: None,
+            no_xdp: None,
             left_alone: None,
             problem: Some(error.clone()),
         });

@@ -85,9 +85,11 @@ impl Datapath {
                 .and_then(|()| Ok(attach(&self.pins, &self.programs, ifindex, mode)?)),
             None => detach(&self.pins, ifindex).map_err(DatapathError::from),
         };
+        self.xdp_refused.remove(&ifindex);
         if let Err(error) = attached {
             let error = crate::error_chain(&error);
             tracing::warn!(interface = plan.name, error, "no XDP here: tc does it all");
+            self.xdp_refused.insert(ifindex, error);
         }
     }
 

@@ -57,8 +57,33 @@ fn by_agent(node: &Node, snapshot: &Snapshot, known: &[InterfaceStatus]) -> Vec<
         found.push(Finding::new(Severity::Warning, CHECK, "", text).at(unknown));
     }
     found.extend(served_at(served));
+    found.extend(xdp(known));
     found.extend(left_alone_at(left_alone));
     found
+}
+
+/// How uplinks run the XDP program, and why those that do not are served by tc alone.
+fn xdp(known: &[InterfaceStatus]) -> Vec<Finding> {
+    let mut reasons = BTreeMap::<&str, Vec<String>>::new();
+    let mut modes = BTreeMap::<String, Vec<String>>::new();
+    for interface in known.iter().filter(|it| it.attached) {
+        let name = interface.name.clone();
+        match (interface.xdp, &interface.no_xdp) {
+            (Some(mode), _) => modes.entry(mode.to_string()).or_default().push(name),
+            (None, Some(reason)) => reasons.entry(reason).or_default().push(name),
+            // It leads to pods.
+            (None, None) => {}
+        }
+    }
+    let modes = modes.into_iter().map(|(mode, names)| {
+        let text = format!("XDP runs here ({mode})");
+        Finding::ok("xdp", "", text).at(names)
+    });
+    let reasons = reasons.into_iter().map(|(reason, names)| {
+        let text = format!("no XDP, tc does it all: {reason}");
+        Finding::new(Severity::Note, "xdp", "", text).at(names)
+    });
+    modes.chain(reasons).collect()
 }
 
 /// Without an agent: every interface that our usual rules give a role should carry programs.

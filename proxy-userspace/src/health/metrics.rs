@@ -8,9 +8,11 @@ use std::time::Duration;
 use hyper::StatusCode;
 use jiff::Timestamp;
 use prometheus::{
-    GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
-    TextEncoder, exponential_buckets,
+    GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder, exponential_buckets,
 };
+
+use super::latency;
 
 const NAMESPACE: &str = "kubeproxy";
 
@@ -22,11 +24,15 @@ pub struct Metrics {
     livez: IntCounterVec,
     no_local_endpoints: IntGaugeVec,
     held_up: IntGaugeVec,
-    sync_duration: HistogramVec,
+    /// All syncs, full ones, partial ones.
+    sync_durations: [HistogramVec; 3],
+    programming: HistogramVec,
     sync_last: GaugeVec,
     sync_last_queued: GaugeVec,
     endpoint_changes: IntCounter,
     service_changes: IntCounter,
+    /// Of Services and of EndpointSlices.
+    pending: [IntGauge; 2],
     drift: IntCounterVec,
 }
 
@@ -44,6 +50,25 @@ impl LocalPolicy {
         match self {
             Self::Internal => "internal",
             Self::External => "external",
+        }
+    }
+}
+
+/// How much a sync had to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Extent {
+    /// Everything: the first one.
+    Full,
+    /// What has changed.
+    Partial,
+}
+
+impl Extent {
+    /// Of the first sync, or of another one.
+    pub fn of(is_first: bool) -> Self {
+        match is_first {
+            true => Self::Full,
+            false => Self::Partial,
         }
     }
 }
@@ -73,12 +98,13 @@ impl Metrics {
                 ),
                 family,
             )?,
-            sync_duration: HistogramVec::new(
+            sync_durations: sync_durations()?,
+            programming: HistogramVec::new(
                 HistogramOpts::from(named(
-                    "sync_proxy_rules_duration_seconds",
-                    "Time of one sync",
+                    "network_programming_duration_seconds",
+                    "From a change of endpoints until it is programmed",
                 ))
-                .buckets(exponential_buckets(0.001, 2.0, 15)?),
+                .buckets(latency::buckets()),
                 family,
             )?,
             sync_last: GaugeVec::new(
@@ -103,6 +129,7 @@ impl Metrics {
                 "sync_proxy_rules_service_changes_total",
                 "Service events",
             ))?,
+            pending: pending()?,
             drift: IntCounterVec::new(
                 Opts::new(
                     "shunt_drift_total",
@@ -112,7 +139,20 @@ impl Metrics {
             )?,
         };
         metrics.register()?;
+        metrics.begin();
         Ok(metrics)
+    }
+
+    /// Counters begin at 0: a rate needs a series that was there before.
+    fn begin(&self) {
+        for code in [StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE] {
+            for probes in [&self.healthz, &self.livez] {
+                probes.with_label_values(&[code.as_str()]);
+            }
+        }
+        for what in ["entries", "programs", "pins"] {
+            self.drift.with_label_values(&[what]);
+        }
     }
 
     fn register(&self) -> prometheus::Result<()> {
@@ -121,8 +161,12 @@ impl Metrics {
         let gauge = self.no_local_endpoints.clone();
         self.registry.register(Box::new(gauge))?;
         self.registry.register(Box::new(self.held_up.clone()))?;
-        self.registry
-            .register(Box::new(self.sync_duration.clone()))?;
+        for histogram in self.sync_durations.iter().chain([&self.programming]) {
+            self.registry.register(Box::new(histogram.clone()))?;
+        }
+        for gauge in &self.pending {
+            self.registry.register(Box::new(gauge.clone()))?;
+        }
         self.registry.register(Box::new(self.sync_last.clone()))?;
         let queued = self.sync_last_queued.clone();
         self.registry.register(Box::new(queued))?;
@@ -156,12 +200,33 @@ impl Metrics {
     }
 
     /// An update of this family is complete.
-    pub fn synced(&self, family: &str, now: Timestamp, took: Duration) {
-        let durations = self.sync_duration.with_label_values(&[family]);
-        durations.observe(took.as_secs_f64());
+    pub fn synced(&self, family: &str, now: Timestamp, took: Duration, extent: Extent) {
+        let [all, full, partial] = &self.sync_durations;
+        let split = match extent {
+            Extent::Full => full,
+            Extent::Partial => partial,
+        };
+        for durations in [all, split] {
+            let durations = durations.with_label_values(&[family]);
+            durations.observe(took.as_secs_f64());
+        }
         self.sync_last
             .with_label_values(&[family])
             .set(seconds(now));
+    }
+
+    /// S-161: changes of endpoints were programmed so many seconds after they happened.
+    pub fn programmed(&self, family: &str, seconds: &[f64]) {
+        // Also without any: the series is there from the first sync on.
+        let latencies = self.programming.with_label_values(&[family]);
+        seconds.iter().for_each(|it| latencies.observe(*it));
+    }
+
+    /// Changes of Services and of EndpointSlices that are not programmed yet.
+    pub fn set_pending(&self, pending: [u64; 2]) {
+        for (gauge, count) in self.pending.iter().zip(pending) {
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 
     /// S-110: how many service ports drop traffic for want of a local endpoint.
@@ -200,6 +265,39 @@ impl Metrics {
         }
         text
     }
+}
+
+fn sync_durations() -> prometheus::Result<[HistogramVec; 3]> {
+    let histogram = |name, help| {
+        let buckets = exponential_buckets(0.001, 2.0, 15)?;
+        let options = HistogramOpts::from(named(name, help)).buckets(buckets);
+        HistogramVec::new(options, &["ip_family"])
+    };
+    Ok([
+        histogram("sync_proxy_rules_duration_seconds", "Time of one sync")?,
+        histogram(
+            "sync_full_proxy_rules_duration_seconds",
+            "Time of a sync of everything",
+        )?,
+        histogram(
+            "sync_partial_proxy_rules_duration_seconds",
+            "Time of a sync of what has changed",
+        )?,
+    ])
+}
+
+fn pending() -> prometheus::Result<[IntGauge; 2]> {
+    let gauge = |name, help| IntGauge::with_opts(named(name, help));
+    Ok([
+        gauge(
+            "sync_proxy_rules_service_changes_pending",
+            "Service events that are not programmed yet",
+        )?,
+        gauge(
+            "sync_proxy_rules_endpoint_changes_pending",
+            "EndpointSlice events that are not programmed yet",
+        )?,
+    ])
 }
 
 fn named(name: &str, help: &str) -> Opts {

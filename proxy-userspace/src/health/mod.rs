@@ -3,7 +3,9 @@
 //! namespace; none of them is on the path of a packet.
 
 pub mod http;
+pub mod latency;
 pub mod metrics;
+pub mod node;
 pub mod pages;
 pub mod proxy;
 pub mod service;

@@ -77,30 +77,37 @@ fn probe((is_ok, body): (bool, HealthBody), count: impl Fn(StatusCode)) -> Answe
     Answer::json(status, serde_json::to_string(&body).unwrap_or_default())
 }
 
+/// A part of /metrics that takes long to read. It is read beside the agent's loop.
+pub type Slow = Arc<dyn Fn() -> String + Send + Sync>;
+
 /// The status server (S-148). `configz`: the options in force, as JSON.
-pub fn status(configz: String, agent: mpsc::Sender<Request>) -> Handler {
+pub fn status(configz: String, agent: mpsc::Sender<Request>, slow: Slow) -> Handler {
     let configz = Arc::<str>::from(configz);
     Arc::new(move |path| {
         let (configz, agent) = (Arc::clone(&configz), agent.clone());
+        let slow = Arc::clone(&slow);
         Box::pin(async move {
             match path.as_str() {
                 "/healthz" => Answer::text("ok"),
                 "/proxyMode" => Answer::text(PROXY_MODE),
                 "/configz" => Answer::json(StatusCode::OK, configz.to_string()),
-                "/metrics" => metrics(&agent).await,
+                "/metrics" => metrics(&agent, slow).await,
                 _ => not_found(),
             }
         })
     })
 }
 
-/// Only the agent's loop sees the maps.
-async fn metrics(agent: &mpsc::Sender<Request>) -> Answer {
+/// Only the agent's loop knows its own state.
+async fn metrics(agent: &mpsc::Sender<Request>, slow: Slow) -> Answer {
+    let slow = tokio::task::spawn_blocking(move || slow());
     let (answer, answered) = oneshot::channel();
     let question = Question::Metrics;
     let asked = async {
         agent.send(Request { question, answer }).await.ok()?;
-        answered.await.ok()
+        let text = answered.await.ok()?;
+        // A part that fails does not keep the others.
+        Some(text + &slow.await.unwrap_or_default())
     };
     match tokio::time::timeout(PATIENCE, asked).await {
         Ok(Some(text)) => Answer {

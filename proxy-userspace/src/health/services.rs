@@ -6,11 +6,35 @@ use std::net::SocketAddr;
 
 use crate::agent::view::{BackendView, FrontendView};
 
-/// Service ports with series of their own, in the order of their names; the others are summed up
-/// in one without names.
-const SERVICE_PORTS_MAX: usize = 1000;
-/// Backends with series of their own; further ones are in the sum of their service port only.
-const BACKENDS_MAX: usize = 5000;
+/// How many series there may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SeriesLimits {
+    /// Service ports with series of their own, in the order of their names; the others are summed
+    /// up in one without names.
+    pub service_ports: usize,
+    /// Backends with series of their own; further ones are in the sum of their service port only.
+    pub backends: usize,
+}
+
+impl SeriesLimits {
+    /// What is given, and else the defaults.
+    pub fn given(service_ports: Option<usize>, backends: Option<usize>) -> Self {
+        let default = Self::default();
+        Self {
+            service_ports: service_ports.unwrap_or(default.service_ports),
+            backends: backends.unwrap_or(default.backends),
+        }
+    }
+}
+
+impl Default for SeriesLimits {
+    fn default() -> Self {
+        Self {
+            service_ports: 1000,
+            backends: 5000,
+        }
+    }
+}
 
 /// Namespace, Service and port.
 type Port<'a> = [&'a str; 3];
@@ -37,7 +61,7 @@ const NAMES: [(&str, &str); 3] = [
 ];
 
 /// The metrics in Prometheus' text format.
-pub fn text(frontends: &[FrontendView]) -> String {
+pub fn text(frontends: &[FrontendView], limits: SeriesLimits) -> String {
     let mut ports: BTreeMap<Port<'_>, Counts> = BTreeMap::new();
     let mut backends = Backends::new();
     for found in frontends {
@@ -53,7 +77,7 @@ pub fn text(frontends: &[FrontendView]) -> String {
             backends.insert(key, backend);
         }
     }
-    let rest = ports.keys().nth(SERVICE_PORTS_MAX).copied();
+    let rest = ports.keys().nth(limits.service_ports).copied();
     if let Some(first) = rest {
         let others = ports.split_off(&first);
         let sum = others.into_values().fold(Counts::default(), |sum, more| {
@@ -62,10 +86,14 @@ pub fn text(frontends: &[FrontendView]) -> String {
         ports.insert([""; 3], sum);
         backends.retain(|(port, _, _), _| *port < first);
     }
-    written(&ports, &backends)
+    written(&ports, &backends, limits.backends)
 }
 
-fn written(ports: &BTreeMap<Port<'_>, Counts>, backends: &Backends<'_>) -> String {
+fn written(
+    ports: &BTreeMap<Port<'_>, Counts>,
+    backends: &Backends<'_>,
+    backends_max: usize,
+) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail. Names of objects have nothing that must be escaped.
     for (index, (name, help)) in NAMES.into_iter().enumerate() {
@@ -74,7 +102,7 @@ fn written(ports: &BTreeMap<Port<'_>, Counts>, backends: &Backends<'_>) -> Strin
             let _ = writeln!(text, "{name}{{{}}} {}", labels(port), counts[index]);
         }
     }
-    written_backends(&mut text, backends);
+    written_backends(&mut text, backends, backends_max);
     text
 }
 
@@ -119,13 +147,13 @@ const OF_BACKENDS: [OfBackends; 5] = [
     ),
 ];
 
-fn written_backends(text: &mut String, backends: &Backends<'_>) {
+fn written_backends(text: &mut String, backends: &Backends<'_>, max: usize) {
     for (name, help, direction, value) in OF_BACKENDS {
         // The second direction is of the same metric.
         if !help.is_empty() {
             let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter");
         }
-        for ((port, protocol, address), backend) in backends.iter().take(BACKENDS_MAX) {
+        for ((port, protocol, address), backend) in backends.iter().take(max) {
             let labels = labels(port);
             let of = format!("protocol=\"{protocol}\",backend=\"{address}\"{direction}");
             let _ = writeln!(text, "{name}{{{labels},{of}}} {}", value(backend));
@@ -139,7 +167,7 @@ fn labels([namespace, service, port]: &Port<'_>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{BACKENDS_MAX, SERVICE_PORTS_MAX, text};
+    use super::{SeriesLimits, text};
     use crate::agent::view::{BackendView, FrontendView};
     use crate::flows::Traffic;
 
@@ -175,10 +203,11 @@ mod tests {
 
     #[test]
     fn frontends_of_a_service_port_are_one_series() {
-        let text = text(&[
+        let both = [
             frontend("web", "ClusterIP", 2),
             frontend("web", "NodePort", 3),
-        ]);
+        ];
+        let text = text(&both, SeriesLimits::default());
         let labels = r#"{namespace="shop",service="web",port="http""#;
         for line in [
             format!("shunt_service_connections_total{labels}}} 5"),
@@ -202,23 +231,27 @@ mod tests {
 
     #[test]
     fn series_are_bounded_and_nothing_is_lost_from_the_sum() {
-        let names: Vec<String> = (0..SERVICE_PORTS_MAX + 10)
+        let limits = SeriesLimits {
+            service_ports: 20,
+            backends: 7,
+        };
+        let names: Vec<String> = (0..limits.service_ports + 10)
             .map(|n| format!("s{n:05}"))
             .collect();
         let frontends: Vec<_> = names
             .iter()
             .map(|name| frontend(name, "ClusterIP", 1))
             .collect();
-        let text = text(&frontends);
+        let text = text(&frontends, limits);
         let of = |name: &str| -> Vec<&str> {
             text.lines().filter(|line| line.starts_with(name)).collect()
         };
         assert_eq!(
             of("shunt_service_connections_total").len(),
-            SERVICE_PORTS_MAX + 1
+            limits.service_ports + 1
         );
         let rest = r#"shunt_service_connections_total{namespace="",service="",port=""} 10"#;
         assert!(text.lines().any(|line| line == rest), "{rest}");
-        assert!(of("shunt_backend_connections_total").len() <= BACKENDS_MAX);
+        assert!(of("shunt_backend_connections_total").len() == limits.backends);
     }
 }

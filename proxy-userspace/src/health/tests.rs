@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::http::{self, Answer, Handler, Ipv6Only, Server};
-use super::metrics::{LocalPolicy, Metrics};
+use super::metrics::{Extent, LocalPolicy, Metrics};
 use super::pages::{self, Health};
 use super::proxy::Moment;
 use super::service::{self, Check, Checks, Wanted};
@@ -492,7 +492,7 @@ async fn node_server_waits_for_its_address() {
 
 #[tokio::test]
 async fn status_server_answers_people_and_prometheus() {
-    rules(&["S-148", "S-110", "S-160", "S-215"]);
+    rules(&["S-148", "S-110", "S-160", "S-161", "S-215"]);
     let metrics = metrics();
     let health = Clock::start().health();
     let (probes, _probes) = served(pages::health(health, metrics.clone()));
@@ -507,13 +507,20 @@ async fn status_server_answers_people_and_prometheus() {
             assert_eq!(request.question, Question::Metrics);
             answering.set_no_local_endpoints("IPv4", LocalPolicy::External, 2);
             answering.set_held_up("IPv4", 1);
-            answering.synced("IPv4", START.parse().unwrap(), Duration::from_millis(3));
+            let now = START.parse().unwrap();
+            answering.synced("IPv4", now, Duration::from_millis(3), Extent::Partial);
+            answering.programmed("IPv4", &[1.2]);
+            answering.set_pending([1, 2]);
             let counters = [("flows_created".to_owned(), 7)].into();
             request.answer.send(answering.text(&counters)).unwrap();
         }
     });
     let configz = r#"{"shunt/v1alpha1":{"maxFlows":5}}"#.to_owned();
-    let (addr, _server) = served(pages::status(configz.clone(), asked));
+    let (addr, _server) = served(pages::status(
+        configz.clone(),
+        asked,
+        Arc::new(|| "# slow\n".to_owned()),
+    ));
     for (path, body) in [("/healthz", "ok"), ("/proxyMode", "shunt")] {
         let reply = ask(addr, &format!("GET {path}")).await;
         assert_eq!((reply.status, reply.body.as_str()), (200, body));
@@ -533,6 +540,12 @@ async fn status_server_answers_people_and_prometheus() {
             r#"{ip_family="IPv4",traffic_policy="external"} 2"#
         ),
         r#"kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family="IPv4"} 1772359200"#,
+        r#"kubeproxy_sync_partial_proxy_rules_duration_seconds_count{ip_family="IPv4"} 1"#,
+        r#"kubeproxy_network_programming_duration_seconds_bucket{ip_family="IPv4",le="1"} 0"#,
+        r#"kubeproxy_network_programming_duration_seconds_bucket{ip_family="IPv4",le="2"} 1"#,
+        "kubeproxy_sync_proxy_rules_service_changes_pending 1",
+        "kubeproxy_sync_proxy_rules_endpoint_changes_pending 2",
+        "# slow",
         r#"shunt_service_ports_held_up{ip_family="IPv4"} 1"#,
         r#"shunt_datapath_events_total{event="flows_created"} 7"#,
     ] {

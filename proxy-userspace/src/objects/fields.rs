@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use crate::health::latency::TRIGGER_TIME;
 use crate::pipeline::desired::maglev::{ALGORITHM, WEIGHTS};
 use crate::pipeline::desired::node::ZONE_LABEL;
 use crate::pipeline::store::SERVICE_NAME_LABEL;
@@ -28,7 +29,7 @@ where
 }
 
 /// Annotations that are read; all others are dropped at decoding.
-const ANNOTATIONS_READ: [&str; 2] = [ALGORITHM, WEIGHTS];
+const ANNOTATIONS_READ: [&str; 3] = [ALGORITHM, WEIGHTS, TRIGGER_TIME];
 
 /// Keeps the annotations that mean something here.
 pub fn annotations_read<'de, D>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error>

@@ -1,0 +1,250 @@
+//! Metrics of the node: its agent, the source of its objects, its interfaces, its maps and its
+//! process.
+
+use std::fmt::{Display, Write as _};
+
+use crate::agent::status::SourceView;
+use crate::datapath::fill::MapFill;
+use crate::datapath::serve::InterfaceStatus;
+use crate::pipeline::store::Summary;
+
+/// Kinds that a source gives, as `shunt status` names them.
+const KINDS: [&str; 4] = ["Service", "EndpointSlice", "Node", "ServiceCIDR"];
+
+/// What an agent knows of itself.
+#[derive(Debug)]
+pub struct NodeState<'a> {
+    /// True once both first lists are programmed.
+    pub is_synced: bool,
+    /// Where the objects come from.
+    pub source: &'a SourceView,
+    /// What the source has told.
+    pub objects: &'a Summary,
+    /// The interfaces.
+    pub interfaces: &'a [InterfaceStatus],
+    /// Objects that were rejected.
+    pub rejected: usize,
+    /// What is not served as it should be: warnings, problems.
+    pub troubles: [usize; 2],
+    /// Map writes that were successful, and that failed.
+    pub writes: [u64; 2],
+    /// Ranges of SNAT ports.
+    pub snat_ports: [[u16; 2]; 2],
+}
+
+/// Text in Prometheus' format, a metric after the other.
+#[derive(Default)]
+struct Exposition(String);
+
+impl Exposition {
+    /// `samples`: labels in their written form, without braces, and the value.
+    fn metric<L: Display, V: Display>(
+        &mut self,
+        (name, kind, help): (&str, &str, &str),
+        samples: impl IntoIterator<Item = (L, V)>,
+    ) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        for (labels, value) in samples {
+            let labels = labels.to_string();
+            let _ = match labels.as_str() {
+                "" => writeln!(self.0, "{name} {value}"),
+                labels => writeln!(self.0, "{name}{{{labels}}} {value}"),
+            };
+        }
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
+        self.metric((name, "gauge", help), [("", value)]);
+    }
+}
+
+/// The agent's own state.
+pub fn text(state: &NodeState<'_>) -> String {
+    let mut out = Exposition::default();
+    let build = format!("version=\"{}\"", env!("CARGO_PKG_VERSION"));
+    out.metric(
+        ("shunt_build_info", "gauge", "1, with the agent's version"),
+        [(build, 1)],
+    );
+    out.gauge(
+        "shunt_agent_synced",
+        "1 once the first lists are programmed",
+        u8::from(state.is_synced),
+    );
+    objects(&mut out, state);
+    interfaces(&mut out, state.interfaces);
+    let results = ["ok", "failed"].into_iter().zip(state.writes);
+    out.metric(
+        ("shunt_map_writes_total", "counter", "Writes to the maps"),
+        results.map(|(result, count)| (format!("result=\"{result}\""), count)),
+    );
+    let [first, second] = state.snat_ports.map(range_len);
+    out.gauge(
+        "shunt_snat_ports",
+        "Source ports that masqueraded connections to one backend share",
+        first + second,
+    );
+    out.0
+}
+
+/// The second range may be absent, which is 0 to 0.
+fn range_len([from, to]: [u16; 2]) -> u32 {
+    match to {
+        0 => 0,
+        _ => u32::from(to).saturating_sub(from.into()) + 1,
+    }
+}
+
+fn objects(out: &mut Exposition, state: &NodeState<'_>) {
+    let watches = &state.source.watches;
+    // Files do not go away.
+    let is_there = |kind: &str| watches.iter().all(|it| it.kind != kind || it.connected);
+    out.metric(
+        (
+            "shunt_source_connected",
+            "gauge",
+            "1 while the source gives objects of this kind",
+        ),
+        KINDS.map(|kind| (format!("kind=\"{kind}\""), u8::from(is_there(kind)))),
+    );
+    let Summary {
+        services,
+        endpoint_slices,
+        endpoints,
+        ..
+    } = *state.objects;
+    let counts = [
+        ("Service", services),
+        ("EndpointSlice", endpoint_slices),
+        ("Endpoint", endpoints),
+    ];
+    out.metric(
+        ("shunt_objects", "gauge", "Objects that are known"),
+        counts.map(|(kind, count)| (format!("kind=\"{kind}\""), count)),
+    );
+    out.gauge(
+        "shunt_objects_rejected",
+        "Objects that could not be read",
+        state.rejected,
+    );
+    let severities = ["warning", "problem"].into_iter().zip(state.troubles);
+    out.metric(
+        (
+            "shunt_problems",
+            "gauge",
+            "What is not served as its Service asks for",
+        ),
+        severities.map(|(severity, count)| (format!("severity=\"{severity}\""), count)),
+    );
+}
+
+fn interfaces(out: &mut Exposition, all: &[InterfaceStatus]) {
+    let count = |is_it: fn(&InterfaceStatus) -> bool| all.iter().filter(|it| is_it(it)).count();
+    let states = [
+        ("served", count(|it| it.attached)),
+        ("failed", count(|it| it.problem.is_some())),
+        ("left_alone", count(|it| it.left_alone.is_some())),
+    ];
+    out.metric(
+        ("shunt_interfaces", "gauge", "Interfaces of the node"),
+        states.map(|(state, count)| (format!("state=\"{state}\""), count)),
+    );
+}
+
+/// How full the maps are.
+pub fn map_text(fills: &[MapFill]) -> String {
+    let mut out = Exposition::default();
+    let labels = |fill: &MapFill| format!("map=\"{}\",evicts=\"{}\"", fill.name, fill.evicts);
+    out.metric(
+        ("shunt_map_entries", "gauge", "Elements in use"),
+        fills.iter().filter_map(|it| Some((labels(it), it.used?))),
+    );
+    out.metric(
+        (
+            "shunt_map_capacity",
+            "gauge",
+            "Elements that there is room for; evicts: what was longest unused makes room",
+        ),
+        fills.iter().map(|it| (labels(it), it.limit)),
+    );
+    out.0
+}
+
+/// What every process tells (S-160), as far as /proc is there.
+pub fn process_text() -> String {
+    let mut out = Exposition::default();
+    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF);
+    if let Ok(usage) = usage {
+        let secs = [usage.user_time(), usage.system_time()]
+            .map(|time| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6);
+        out.metric(
+            ("process_cpu_seconds_total", "counter", "CPU time"),
+            [("", secs[0] + secs[1])],
+        );
+    }
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let mut pages = statm.split(' ').map(str::parse::<u64>);
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
+    if let (Some(Ok(all)), Some(Ok(resident)), Ok(Some(page))) = (pages.next(), pages.next(), page)
+    {
+        let page = page.unsigned_abs();
+        out.gauge("process_virtual_memory_bytes", "Address space", all * page);
+        out.gauge(
+            "process_resident_memory_bytes",
+            "Memory in RAM",
+            resident * page,
+        );
+    }
+    if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
+        out.gauge("process_open_fds", "Open file descriptors", open.count());
+    }
+    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
+    if let Ok((soft, _)) = limit {
+        out.gauge("process_max_fds", "Limit of open file descriptors", soft);
+    }
+    out.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{map_text, process_text, range_len};
+    use crate::datapath::fill::MapFill;
+
+    #[test]
+    fn maps_that_could_not_be_counted_have_a_capacity_only() {
+        let fill = |name: &str, used| MapFill {
+            name: name.to_owned(),
+            used,
+            limit: 8,
+            evicts: false,
+        };
+        let text = map_text(&[fill("SLOTS", Some(3)), fill("FLOWS4", None)]);
+        let samples: Vec<&str> = text.lines().filter(|it| !it.starts_with('#')).collect();
+        assert_eq!(
+            samples,
+            [
+                r#"shunt_map_entries{map="SLOTS",evicts="false"} 3"#,
+                r#"shunt_map_capacity{map="SLOTS",evicts="false"} 8"#,
+                r#"shunt_map_capacity{map="FLOWS4",evicts="false"} 8"#,
+            ]
+        );
+    }
+
+    #[test]
+    fn ranges_of_ports_include_both_ends() {
+        assert_eq!(range_len([10_000, 29_999]), 20_000);
+        assert_eq!(range_len([5, 5]), 1);
+        assert_eq!(range_len([0, 0]), 0);
+    }
+
+    #[test]
+    fn a_process_tells_of_itself() {
+        crate::rules(&["S-160"]);
+        let text = process_text();
+        for name in ["cpu_seconds_total", "resident_memory_bytes", "open_fds"] {
+            let name = format!("process_{name} ");
+            assert!(text.lines().any(|it| it.starts_with(&name)), "{name}{text}");
+        }
+    }
+}
