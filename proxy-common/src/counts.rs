@@ -5,8 +5,8 @@
 //! and means nothing. BPF adds (atomically: an element is shared by all CPUs), userspace reads, and
 //! zeroes an element before its id is given to somebody else. What a connection carries is counted
 //! in its own entry, and added here when that is written anyway: once a second, and when it ends.
-//! So a connection that ends without saying so (UDP) may leave out its last second. What sockets send
-//! past the packet path, translated at connect, is in no packet that programs see.
+//! So a connection that ends without saying so (UDP) may leave out its last second. What sockets
+//! send past the packet path, translated at connect, is in no packet that programs see.
 
 use bytemuck::{Pod, Zeroable};
 

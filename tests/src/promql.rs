@@ -251,7 +251,8 @@ mod tests {
     fn metrics_are_told_from_functions_keywords_and_labels() {
         let named = named(
             "histogram_quantile(0.99, sum by (le, zone) (rate(h_bucket{le=~\"$le\"}[5m]))) \
-             / on (x) group_left topk(10, a_total{event!='Drop', ip=\"y\"} offset 1h) > bool 1e3 and plain",
+             / on (x) group_left topk(10, a_total{event!='Drop', ip=\"y\"} offset 1h) \
+             > bool 1e3 and plain",
         )
         .unwrap();
         let names: Vec<&str> = named.selectors.iter().map(|it| it.name.as_str()).collect();
