@@ -87,21 +87,18 @@ pub fn track<F: Family, T: Tables<F>>(
     }
 }
 
-/// The entry of the packet's direction, if it is in FLOWS and nothing has to be written of it but
-/// what it carries: copies it to `found`.
+/// True if `found`, an entry of FLOWS, is of the packet's direction, and nothing has to be written
+/// of it but what it carries.
 #[inline(always)]
-pub fn settled<F: Family, T: Tables<F>>(
+pub fn is_settled<F: Family, T: Tables<F>>(
     tables: &T,
     headers: &Headers<F>,
     key: &FlowKey<F::Addr>,
-    found: &mut Connection<F::Addr>,
+    found: &Connection<F::Addr>,
     now: u32,
-) -> Option<T::Entry> {
-    let entry = tables.entry(FlowTable::Flows, key, found)?;
+) -> bool {
     // An entry that was seen in this second is not over.
-    let is_settled =
-        found.tag == key.tag() && is_told(tables, headers, found, FlowTable::Flows, now);
-    is_settled.then_some(entry)
+    found.tag == key.tag() && is_told(tables, headers, found, FlowTable::Flows, now)
 }
 
 /// Counts the packet of a known flow of which nothing else was written.

@@ -1,7 +1,7 @@
 //! Stage 2: can this packet be ours at all? Exact as a superset, and cheap: what is not ours must
 //! not pay for us (design rule P-14).
 
-use proxy_common::{Config, Counter, Side};
+use proxy_common::{Config, Counter, Side, Tuple};
 
 use super::parse::{Headers, Transport};
 use crate::{Family, Stop, Tables};
@@ -19,12 +19,20 @@ pub fn check<F: Family, T: Tables<F>>(
         // like those of a flow (conntrack::clashes). The port says it of most packets, the address
         // of those that share it.
         Transport::Ports => {
-            let known = |side, port, addr| {
-                tables.port_known(headers.protocol, side, port) && tables.address_known(addr)
-            };
-            known(Side::Destination, tuple.dport.get(), &tuple.dst)
-                || known(Side::Source, tuple.sport.get(), &tuple.src)
-                || known(Side::Source, tuple.dport.get(), &tuple.dst)
+            let protocol = headers.protocol;
+            known(
+                tables,
+                (protocol, Side::Destination, tuple.dport.get()),
+                &tuple.dst,
+            ) || known(
+                tables,
+                (protocol, Side::Source, tuple.sport.get()),
+                &tuple.src,
+            ) || known(
+                tables,
+                (protocol, Side::Source, tuple.dport.get()),
+                &tuple.dst,
+            )
         }
         // About a packet to a backend, or from a frontend: the sides are the other way round.
         Transport::IcmpError => {
@@ -40,4 +48,25 @@ pub fn check<F: Family, T: Tables<F>>(
         Transport::Other => Counter::NoPorts,
         Transport::Ports | Transport::IcmpError => Counter::Foreign,
     }))
+}
+
+/// True for a packet with ports that may be to a frontend, or to another address of the Services.
+#[inline(always)]
+pub fn may_be_dialed<F: Family, T: Tables<F>>(
+    tables: &T,
+    config: &Config,
+    headers: &Headers<F>,
+) -> bool {
+    let Tuple { dst, dport, .. } = &headers.tuple;
+    let port = (headers.protocol, Side::Destination, dport.get());
+    known(tables, port, dst) || F::config(config).is_service_address(dst)
+}
+
+#[inline(always)]
+fn known<F: Family, T: Tables<F>>(
+    tables: &T,
+    (protocol, side, port): (u8, Side, u16),
+    addr: &F::Addr,
+) -> bool {
+    tables.port_known(protocol, side, port) && tables.address_known(addr)
 }
