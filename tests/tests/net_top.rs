@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -28,7 +29,10 @@ struct Screen {
 impl Screen {
     /// Runs a script in a terminal of 120 columns and 20 lines.
     fn start(rig: &Rig, script: &str) -> Result<Self> {
-        let socket = rig.cluster.sandbox().dir().join("tmux");
+        // The server of an earlier screen may still be on its way out.
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let socket = rig.cluster.sandbox().dir().join(format!("tmux{number}"));
         let screen = Self { socket };
         // After the script the pane stays, with what it shows.
         let script = format!("{script}; echo {ENDED} $?; exec cat");
