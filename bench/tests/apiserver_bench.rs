@@ -14,6 +14,19 @@ fn bench(words: &[&str], more: &[&Path]) -> Result<Output> {
     Ok(bench.args(words).args(more).output()?)
 }
 
+/// What a benchmark that went well has printed, and the JSON of its last line.
+fn printed(output: Output) -> Result<(String, Value)> {
+    let text = String::from_utf8(output.stdout)?;
+    ensure!(
+        output.status.success(),
+        "{text}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let last = text.lines().last().context("it printed nothing")?;
+    let figures = serde_json::from_str(last).with_context(|| last.to_owned())?;
+    Ok((text, figures))
+}
+
 /// True for an object that has exactly these fields.
 fn has_fields(value: &Value, fields: &[&str]) -> bool {
     let found = value.as_object();
@@ -30,14 +43,8 @@ fn control_plane_is_measured_beside_kube_proxy_and_drawn() -> Result<()> {
     let sizes = "--services 40 --endpoints 400 --changes 1 --storm-secs 2 --storm-rate 100";
     let words: Vec<&str> = sizes.split(' ').chain(["--json", "--plot"]).collect();
     let output = bench(&words, &[&svg])?;
-    let text = String::from_utf8(output.stdout)?;
-    ensure!(
-        output.status.success(),
-        "{text}\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let last = text.lines().last().context("it printed nothing")?;
-    let figures: Value = serde_json::from_str(last).with_context(|| last.to_owned())?;
+    let (text, figures) = printed(output)?;
+    let last = &figures;
     let fields = "source services endpoints cold_start_s cold_cpu_ms change_us change_from_api_ms \
                   writes_per_change rss_mib maps_mib flow_maps_mib";
     let fields: Vec<&str> = fields.split(' ').collect();
@@ -128,14 +135,7 @@ fn all_benchmarks_run_with_their_peers_into_one_page() -> Result<()> {
     let mut bench = Command::new(env!("CARGO_BIN_EXE_bench"));
     bench.args(["all", "--quick", "--json", "--folder"]);
     let output = bench.arg(folder.path()).output()?;
-    let text = String::from_utf8(output.stdout)?;
-    ensure!(
-        output.status.success(),
-        "{text}\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let last = text.lines().last().context("it printed nothing")?;
-    let found: Value = serde_json::from_str(last).with_context(|| last.to_owned())?;
+    let (_, found) = printed(output)?;
     for part in ["datapath", "control_plane"] {
         let rows = found[part].as_array().context(part)?;
         ensure!(rows.len() >= 3, "{part}: {rows:?}");

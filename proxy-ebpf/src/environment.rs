@@ -68,3 +68,15 @@ pub fn range_len(range: &[u16; 2]) -> u32 {
         (range[1] - range[0]) as u32 + 1
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::range_len;
+
+    #[test]
+    fn ranges_of_ports_include_both_ends() {
+        assert_eq!(range_len(&[10_000, 29_999]), 20_000);
+        assert_eq!(range_len(&[5, 5]), 1);
+        assert_eq!(range_len(&[1, 0]), 0);
+    }
+}

@@ -150,7 +150,8 @@ macro_rules! family {
                 key: &FlowKey<$addr>,
                 found: &mut Connection<$addr>,
             ) -> Option<Self::Entry> {
-                FlowEntry::read(<$family>::connections(table).get_ptr(key)?, found)
+                let entry = <$family>::connections(table).get_ptr(key)?;
+                Some(FlowEntry::read(entry, found))
             }
 
             #[inline(always)]

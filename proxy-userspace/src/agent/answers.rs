@@ -1,6 +1,7 @@
 //! What the agent's loop answers when it is asked.
 
 use proxy_common::{Addr4, Addr6, Counter};
+use proxy_ebpf::environment::range_len;
 
 use super::Agent;
 use super::socket::{Question, Request};
@@ -55,7 +56,7 @@ impl Agent {
             snat_ports: self
                 .maps
                 .config()
-                .map_or_else(Default::default, |it| it.snat_ports),
+                .map_or(0, |config| config.snat_ports.iter().map(range_len).sum()),
         })
     }
 

@@ -2,7 +2,6 @@
 //! own where they do not.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -12,6 +11,7 @@ use prometheus::{
     Registry, TextEncoder, exponential_buckets,
 };
 
+use super::exposition::Exposition;
 use super::latency;
 
 const NAMESPACE: &str = "kubeproxy";
@@ -250,20 +250,18 @@ impl Metrics {
     /// Everything in Prometheus' text format, with the datapath's counters behind it.
     pub fn text(&self, counters: &BTreeMap<String, u64>) -> String {
         let encoded = TextEncoder::new().encode_to_string(&self.registry.gather());
-        let mut text = encoded.unwrap_or_else(|error| {
+        let text = encoded.unwrap_or_else(|error| {
             tracing::error!(%error, "metrics not encoded");
             String::new()
         });
-        text.push_str("# HELP shunt_datapath_events_total What the datapath counts\n");
-        text.push_str("# TYPE shunt_datapath_events_total counter\n");
-        for (event, count) in counters {
-            // Writing to a string cannot fail.
-            let _ = writeln!(
-                text,
-                "shunt_datapath_events_total{{event=\"{event}\"}} {count}"
-            );
-        }
-        text
+        let mut events = Exposition::default();
+        let name = "shunt_datapath_events_total";
+        let samples = counters.iter();
+        events.metric(
+            (name, "counter", "What the datapath counts"),
+            samples.map(|(event, count)| (format!("event=\"{event}\""), count)),
+        );
+        text + &events.into_text()
     }
 }
 

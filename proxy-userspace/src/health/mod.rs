@@ -2,6 +2,7 @@
 //! Services, `/healthz` and `/livez`, and the status server. All listen in the agent's own network
 //! namespace; none of them is on the path of a packet.
 
+pub mod exposition;
 pub mod http;
 pub mod latency;
 pub mod metrics;

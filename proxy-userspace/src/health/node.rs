@@ -1,8 +1,8 @@
 //! Metrics of the node: its agent, the source of its objects, its interfaces, its maps and its
 //! process.
 
-use std::fmt::{Display, Write as _};
-
+use super::exposition::Exposition;
+use crate::agent::cpu_time;
 use crate::agent::status::SourceView;
 use crate::datapath::fill::MapFill;
 use crate::datapath::serve::InterfaceStatus;
@@ -28,35 +28,8 @@ pub struct NodeState<'a> {
     pub troubles: [usize; 2],
     /// Map writes that were successful, and that failed.
     pub writes: [u64; 2],
-    /// Ranges of SNAT ports.
-    pub snat_ports: [[u16; 2]; 2],
-}
-
-/// Text in Prometheus' format, a metric after the other.
-#[derive(Default)]
-struct Exposition(String);
-
-impl Exposition {
-    /// `samples`: labels in their written form, without braces, and the value.
-    fn metric<L: Display, V: Display>(
-        &mut self,
-        (name, kind, help): (&str, &str, &str),
-        samples: impl IntoIterator<Item = (L, V)>,
-    ) {
-        // Writing to a string cannot fail.
-        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
-        for (labels, value) in samples {
-            let labels = labels.to_string();
-            let _ = match labels.as_str() {
-                "" => writeln!(self.0, "{name} {value}"),
-                labels => writeln!(self.0, "{name}{{{labels}}} {value}"),
-            };
-        }
-    }
-
-    fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
-        self.metric((name, "gauge", help), [("", value)]);
-    }
+    /// How many SNAT ports there are; 0 before the datapath is configured.
+    pub snat_ports: u32,
 }
 
 /// The agent's own state.
@@ -79,21 +52,12 @@ pub fn text(state: &NodeState<'_>) -> String {
         ("shunt_map_writes_total", "counter", "Writes to the maps"),
         results.map(|(result, count)| (format!("result=\"{result}\""), count)),
     );
-    let [first, second] = state.snat_ports.map(range_len);
     out.gauge(
         "shunt_snat_ports",
         "Source ports that masqueraded connections to one backend share",
-        first + second,
+        state.snat_ports,
     );
-    out.0
-}
-
-/// The second range may be absent, which is 0 to 0.
-fn range_len([from, to]: [u16; 2]) -> u32 {
-    match to {
-        0 => 0,
-        _ => u32::from(to).saturating_sub(from.into()) + 1,
-    }
+    out.into_text()
 }
 
 fn objects(out: &mut Exposition, state: &NodeState<'_>) {
@@ -168,21 +132,16 @@ pub fn map_text(fills: &[MapFill]) -> String {
         ),
         fills.iter().map(|it| (labels(it), it.limit)),
     );
-    out.0
+    out.into_text()
 }
 
 /// What every process tells (S-160), as far as /proc is there.
 pub fn process_text() -> String {
     let mut out = Exposition::default();
-    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF);
-    if let Ok(usage) = usage {
-        let secs = [usage.user_time(), usage.system_time()]
-            .map(|time| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6);
-        out.metric(
-            ("process_cpu_seconds_total", "counter", "CPU time"),
-            [("", secs[0] + secs[1])],
-        );
-    }
+    out.metric(
+        ("process_cpu_seconds_total", "counter", "CPU time"),
+        [("", cpu_time().as_secs_f64())],
+    );
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let mut pages = statm.split(' ').map(str::parse::<u64>);
     let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
@@ -203,12 +162,12 @@ pub fn process_text() -> String {
     if let Ok((soft, _)) = limit {
         out.gauge("process_max_fds", "Limit of open file descriptors", soft);
     }
-    out.0
+    out.into_text()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{map_text, process_text, range_len};
+    use super::{map_text, process_text};
     use crate::datapath::fill::MapFill;
 
     #[test]
@@ -229,13 +188,6 @@ mod tests {
                 r#"shunt_map_capacity{map="FLOWS4",evicts="false"} 8"#,
             ]
         );
-    }
-
-    #[test]
-    fn ranges_of_ports_include_both_ends() {
-        assert_eq!(range_len([10_000, 29_999]), 20_000);
-        assert_eq!(range_len([5, 5]), 1);
-        assert_eq!(range_len([0, 0]), 0);
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Metrics of Services: what became of their connections, with a bounded number of series.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 
+use super::exposition::Exposition;
 use crate::agent::view::{BackendView, FrontendView};
 
 /// How many series there may be.
@@ -94,73 +94,58 @@ fn written(
     backends: &Backends<'_>,
     backends_max: usize,
 ) -> String {
-    let mut text = String::new();
-    // Writing to a string cannot fail. Names of objects have nothing that must be escaped.
+    let mut out = Exposition::default();
     for (index, (name, help)) in NAMES.into_iter().enumerate() {
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter");
-        for (port, counts) in ports {
-            let _ = writeln!(text, "{name}{{{}}} {}", labels(port), counts[index]);
-        }
+        let samples = ports.iter();
+        let samples = samples.map(|(port, counts)| (labels(port), counts[index]));
+        out.metric((name, "counter", help), samples);
     }
-    written_backends(&mut text, backends, backends_max);
-    text
+    for (name, help, values) in OF_BACKENDS {
+        let samples = values.iter().flat_map(|(direction, value)| {
+            let backends = backends.iter().take(backends_max);
+            backends.map(move |((port, protocol, address), backend)| {
+                let labels = labels(port);
+                let of = format!("protocol=\"{protocol}\",backend=\"{address}\"{direction}");
+                (format!("{labels},{of}"), value(backend))
+            })
+        });
+        out.metric((name, "counter", help), samples);
+    }
+    out.into_text()
 }
 
-/// A metric of backends: its name, what it is, the label that tells directions apart, its value.
-type OfBackends = (
-    &'static str,
-    &'static str,
-    &'static str,
-    fn(&BackendView) -> u64,
-);
+/// A value of a backend, and the label that tells it from others of its metric.
+type Value = (&'static str, fn(&BackendView) -> u64);
 
-const OF_BACKENDS: [OfBackends; 5] = [
+/// Metrics of backends: name, what it is, values.
+const OF_BACKENDS: [(&str, &str, &[Value]); 3] = [
     (
         "shunt_backend_connections_total",
         "New connections to a backend",
-        "",
-        |backend| backend.connections,
+        &[("", |backend| backend.connections)],
     ),
     (
         "shunt_backend_packets_total",
         "Packets that the packet path has translated, to a backend and from it",
-        ",direction=\"to\"",
-        |backend| backend.traffic.packets_to,
-    ),
-    (
-        "shunt_backend_packets_total",
-        "",
-        ",direction=\"from\"",
-        |backend| backend.traffic.packets_from,
+        &[
+            (TO, |backend| backend.traffic.packets_to),
+            (FROM, |backend| backend.traffic.packets_from),
+        ],
     ),
     (
         "shunt_backend_bytes_total",
         "Bytes of these packets, from the IP header on",
-        ",direction=\"to\"",
-        |backend| backend.traffic.bytes_to,
-    ),
-    (
-        "shunt_backend_bytes_total",
-        "",
-        ",direction=\"from\"",
-        |backend| backend.traffic.bytes_from,
+        &[
+            (TO, |backend| backend.traffic.bytes_to),
+            (FROM, |backend| backend.traffic.bytes_from),
+        ],
     ),
 ];
 
-fn written_backends(text: &mut String, backends: &Backends<'_>, max: usize) {
-    for (name, help, direction, value) in OF_BACKENDS {
-        // The second direction is of the same metric.
-        if !help.is_empty() {
-            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter");
-        }
-        for ((port, protocol, address), backend) in backends.iter().take(max) {
-            let labels = labels(port);
-            let of = format!("protocol=\"{protocol}\",backend=\"{address}\"{direction}");
-            let _ = writeln!(text, "{name}{{{labels},{of}}} {}", value(backend));
-        }
-    }
-}
+const TO: &str = ",direction=\"to\"";
+const FROM: &str = ",direction=\"from\"";
 
+/// Names of objects have nothing that must be escaped.
 fn labels([namespace, service, port]: &Port<'_>) -> String {
     format!("namespace=\"{namespace}\",service=\"{service}\",port=\"{port}\"")
 }

@@ -159,20 +159,16 @@ struct Bits<'a> {
 
 impl Bits<'_> {
     fn need(&mut self, protocol: u8, side: Side, port: u16) {
-        let Some(index) = index(protocol, side, port) else {
-            return;
-        };
-        if self
-            .written
-            .get(index as usize)
-            .is_some_and(|word| word & bit(port) == 0)
-        {
-            *self.missing.entry(index).or_default() |= bit(port);
+        if let Some(index) = index(protocol, side, port) {
+            self.need_bit((index, bit(port)));
         }
     }
 
     fn need_address<A: IpFamily>(&mut self, addr: &A) {
-        let (index, bit) = address(addr);
+        self.need_bit(address(addr));
+    }
+
+    fn need_bit(&mut self, (index, bit): (u32, u64)) {
         let written = self.written.get(index as usize);
         if written.is_some_and(|word| word & bit == 0) {
             *self.missing.entry(index).or_default() |= bit;

@@ -17,10 +17,10 @@ pub struct FlowEntry<A: Address>(*mut Connection<A>);
 impl<A: Address> FlowEntry<A> {
     /// Copies the element at `entry`, which is of a flow table, to `found`.
     #[inline(always)]
-    pub(super) fn read(entry: *mut Connection<A>, found: &mut Connection<A>) -> Option<Self> {
+    pub(super) fn read(entry: *mut Connection<A>, found: &mut Connection<A>) -> Self {
         // SAFETY: an element of a map (caller).
         *found = unsafe { *entry };
-        Some(Self(entry))
+        Self(entry)
     }
 
     /// Adds a packet of this length. An element that was reused gets a packet too many.
