@@ -24,6 +24,7 @@ use tests::net::Sandbox;
 use measure::Setting;
 use programs::Program;
 use report::Row;
+use what::{ALL, What};
 
 /// What is measured.
 #[derive(clap::Args)]
@@ -34,6 +35,15 @@ pub struct Options {
     /// Only with these numbers of flows
     #[arg(long, value_delimiter = ',', value_name = "N")]
     flows: Vec<u32>,
+    /// Only the programs of this hook
+    #[arg(long)]
+    program: Option<Program>,
+    /// Only this family
+    #[arg(long, value_enum)]
+    family: Option<Version>,
+    /// Only these rows, and the yardsticks
+    #[arg(long, value_delimiter = ',', value_name = "ROW")]
+    rows: Vec<What>,
     /// Few packets of few flows: shows that it works, and no more
     #[arg(long, conflicts_with = "full")]
     quick: bool,
@@ -45,6 +55,15 @@ pub struct Options {
     /// Print one JSON object, on one line, as the last of stdout
     #[arg(long)]
     json: bool,
+}
+
+/// A family by its version of IP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum Version {
+    #[value(name = "4")]
+    V4,
+    #[value(name = "6")]
+    V6,
 }
 
 /// How much of it.
@@ -107,25 +126,46 @@ fn settings(options: &Options) -> Vec<Setting> {
         (false, []) => &FLOWS,
         (false, chosen) => chosen,
     };
+    let programs = [Program::Tc, Program::Xdp];
+    let programs = programs
+        .into_iter()
+        .filter(|program| is_chosen(&options.program, program));
+    let families = [(Version::V4, 4), (Version::V6, 6)];
+    let families = families
+        .into_iter()
+        .filter(|(version, _)| is_chosen(&options.family, version));
+    let rows = rows(&options.rows);
     let mut settings = Vec::new();
-    for family in [4, 6] {
+    for (_, family) in families {
         for protocol in [protocol::TCP, protocol::UDP] {
             for flows in flows {
                 let is_usual = *flows == FLOWS_USUAL || options.full;
                 if protocol == protocol::UDP && !is_usual {
                     continue;
                 }
-                settings.extend([Program::Tc, Program::Xdp].map(|program| Setting {
+                settings.extend(programs.clone().map(|program| Setting {
                     program,
                     family,
                     protocol,
                     flows: *flows,
                     services: SERVICES[..if is_usual { 2 } else { 1 }].to_vec(),
+                    rows: rows.clone(),
                 }));
             }
         }
     }
     settings
+}
+
+/// The rows that were asked for with the yardsticks, or all.
+fn rows(asked: &[What]) -> Vec<What> {
+    let is_wanted = |what: &What| asked.is_empty() || what.is_yardstick() || asked.contains(what);
+    ALL.into_iter().filter(is_wanted).collect()
+}
+
+/// True where nothing else was asked for.
+fn is_chosen<T: PartialEq>(asked: &Option<T>, one: &T) -> bool {
+    asked.as_ref().is_none_or(|asked| asked == one)
 }
 
 /// Stays on one processor: caches and the clock are its own.

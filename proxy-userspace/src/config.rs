@@ -19,7 +19,9 @@ pub use given::{DetectMode, Given, LogFormat};
 
 use crate::datapath::catalog::MapSizes;
 use crate::datapath::conntrack_sysctls::ConntrackWishes;
+use crate::datapath::runs::ProgramStats;
 use crate::health::BindFailure;
+use crate::health::pages::Profiling;
 use crate::health::services::SeriesLimits;
 use crate::ip_text::parse_ip;
 use crate::pipeline::watch::{ApiSource, Selection, Source};
@@ -58,6 +60,10 @@ pub struct AgentOptions {
     pub metrics: Option<SocketAddr>,
     /// How many series of Services and backends /metrics has.
     pub series: SeriesLimits,
+    /// Whether the status server may be used to profile the agent.
+    pub profiling: Profiling,
+    /// Whether the kernel is asked to count what programs do.
+    pub program_stats: ProgramStats,
     /// What becomes of the two addresses when they are taken.
     pub bind_failure: BindFailure,
     /// The options in force, as the status server tells them: JSON.
@@ -230,6 +236,14 @@ pub fn resolve(given: Given, machine: &Machine) -> Result<AgentOptions, ConfigEr
             None => Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), METRICS_PORT)),
         },
         series: SeriesLimits::given(given.metrics_service_ports, given.metrics_backends),
+        profiling: match given.profiling {
+            Some(true) => Profiling::On,
+            Some(false) | None => Profiling::Off,
+        },
+        program_stats: match given.program_stats {
+            Some(true) => ProgramStats::On,
+            Some(false) | None => ProgramStats::Off,
+        },
         bind_failure: bind_failure(&given),
         configz,
         log_level: log_level(&given),
@@ -389,11 +403,18 @@ fn sync_periods(given: &Given) -> Result<(Duration, Duration), ConfigError> {
 }
 
 fn log_level(given: &Given) -> String {
-    match (&given.log_level, given.verbosity) {
-        (Some(filter), _) => filter.clone(),
-        (None, Some(8..)) => "trace".to_owned(),
-        (None, Some(4..=7)) => "debug".to_owned(),
-        (None, Some(0..=3) | None) => "info".to_owned(),
+    match &given.log_level {
+        Some(filter) => filter.clone(),
+        None => level_of(given.verbosity.unwrap_or_default()).to_owned(),
+    }
+}
+
+/// The level of the log that kube-proxy's verbosity means.
+pub fn level_of(verbosity: u8) -> &'static str {
+    match verbosity {
+        8.. => "trace",
+        4..=7 => "debug",
+        0..=3 => "info",
     }
 }
 

@@ -143,3 +143,37 @@ fn series_are_as_many_as_the_operator_wants() -> Result<()> {
     ensure!(series("shunt_backend_connections_total{") == 2, "{scrape}");
     Ok(())
 }
+
+/// Masqueraded connections that are made to one backend.
+const MASQUERADED: u32 = 5;
+
+#[test]
+fn used_snat_ports_and_runs_of_programs_are_told() -> Result<()> {
+    rules(&["S-148"]);
+    let mut rig = Rig::new(Variant::default(), &["--program-stats"])?;
+    let to = rig.address(Target::NodePort1("far"), IpFamily::V4);
+    let plan = Plan::new(SocketKind::Tcp, to).times(MASQUERADED);
+    let report = rig.client(Client::Outside)?.connect(plan)?;
+    ensure!(report.failed() == 0, "{report:?}");
+    let scrape = scrape(&mut rig)?;
+    // Its tuple stays a connection's for a while after its end.
+    let most = ["a", "b", "c"]
+        .map(|pod| report.count(pod))
+        .into_iter()
+        .max();
+    let used = value(&scrape, "shunt_snat_ports_used")?;
+    ensure!(
+        Some(used) == most.map(f64::from) && used > 0.0,
+        "{used} ports, {report:?}"
+    );
+    for program in ["tc_ingress", "tc_egress"] {
+        let series = |name: &str| format!("shunt_program_{name}{{program=\"{program}\"}}");
+        let runs = value(&scrape, &series("runs_total"))?;
+        let secs = value(&scrape, &series("run_seconds_total"))?;
+        ensure!(
+            runs > 0.0 && secs > 0.0,
+            "{program}: {runs} runs, {secs} s\n{scrape}"
+        );
+    }
+    Ok(())
+}

@@ -113,6 +113,12 @@ fn node_health_follows_the_node_and_not_the_agents_life() -> Result<()> {
         ("/proxyMode", "shunt"),
         ("/healthz", "ok"),
         ("/configz", "shunt/v1alpha1"),
+        ("/flagz", "\nmax-flows=262144\n"),
+        ("/statusz", "\nPaths: /configz /flagz"),
+        (
+            "/metrics/slis",
+            "kubernetes_healthcheck{name=\"ping\",type=\"healthz\"} 1",
+        ),
         ("/metrics", r#"kubeproxy_proxy_livez_total{code="200"} 1"#),
         (
             "/metrics",

@@ -13,7 +13,7 @@ use super::plan::plan;
 use super::programs::{Program, Programs, Target};
 use super::report::Row;
 use super::tables;
-use super::what::{ALL, What};
+use super::what::What;
 
 /// What is the same for a few rows.
 #[derive(Clone, Debug)]
@@ -28,6 +28,8 @@ pub struct Setting {
     pub flows: u32,
     /// Numbers of Services, ascending.
     pub services: Vec<u32>,
+    /// What is measured, the yardsticks first.
+    pub rows: Vec<What>,
 }
 
 /// Nanoseconds of every run, by number of Services and row.
@@ -44,7 +46,7 @@ pub fn measure<F: CaseFamily>(setting: &Setting, extent: Extent) -> Result<Vec<R
             .tables
             .fill(&tables::services::<F>(*services, hz))?;
         for _ in 0..extent.rounds {
-            for what in ALL {
+            for what in setting.rows.iter().copied() {
                 clock.keep_flows::<F>(&programs, setting)?;
                 let ns = one::<F>(&mut programs, setting, what, extent.repeat)
                     .with_context(|| what.name())?;
@@ -144,7 +146,7 @@ fn one<F: CaseFamily>(
     programs.set_plan(&plan)?;
     programs.tables.clear_counters()?;
     let all = programs.run::<F>(Target::Of(what), &bytes, repeat)?;
-    if !matches!(what, What::Yardstick | What::YardstickNew) {
+    if !what.is_yardstick() {
         let counters = programs.tables.counters()?;
         let reason = what.reason(program);
         let count = counters.get(&reason).copied().unwrap_or(0);
@@ -181,7 +183,7 @@ fn rows(setting: &Setting, samples: &Samples) -> Vec<Row> {
     };
     let row = |services: u32, what: What| {
         let ns = match what {
-            What::Yardstick | What::YardstickNew => yardstick(what),
+            _ if what.is_yardstick() => yardstick(what),
             _ => median(samples[&(services, what.name())].clone()),
         };
         Row {
@@ -195,7 +197,11 @@ fn rows(setting: &Setting, samples: &Samples) -> Vec<Row> {
             ratio: ns / yardstick(what.yardstick()),
         }
     };
-    let of = |services: &u32| ALL.map(|what| row(*services, what));
+    let of = |services: &u32| {
+        let services = *services;
+        let rows = setting.rows.iter();
+        rows.map(|what| row(services, *what)).collect::<Vec<_>>()
+    };
     setting.services.iter().flat_map(of).collect()
 }
 

@@ -18,7 +18,7 @@ use super::tables;
 use super::what::What;
 
 /// Where a program runs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub enum Program {
     /// tc: pods dial a ClusterIP, the stack routes.
     Tc,

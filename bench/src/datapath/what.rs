@@ -8,7 +8,8 @@ use tests::cases::world::{At, CLIENT_PORT, PORT, Role, TARGET};
 use super::programs::Program;
 
 /// One kind of row.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+#[value(rename_all = "snake_case")]
 pub enum What {
     /// The least that a packet of a flow can cost.
     Yardstick,
@@ -69,6 +70,11 @@ impl What {
             What::ForeignFilterHit => "foreign_filter_hit",
             What::Reject => "reject",
         }
+    }
+
+    /// True for what the others are compared with.
+    pub fn is_yardstick(self) -> bool {
+        matches!(self, What::Yardstick | What::YardstickNew)
     }
 
     /// What its ratio is to.

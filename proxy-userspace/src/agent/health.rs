@@ -1,5 +1,6 @@
 //! The agent's side of the health servers: what they are told after each reconcile.
 
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,16 +10,18 @@ use tokio::task::JoinSet;
 
 use super::socket::Request;
 use crate::config::AgentOptions;
-use crate::datapath::fill;
 use crate::datapath::pin::Pins;
+use crate::datapath::runs::{self, ProgramStats};
+use crate::datapath::{fill, snat_use};
 use crate::events::Events;
 use crate::health::latency::Triggers;
 use crate::health::metrics::{Extent, Metrics};
 use crate::health::node;
-use crate::health::pages::{self, Health, Slow};
+use crate::health::pages::{self, Health, Slow, StatusPages};
 use crate::health::proxy::Moment;
 use crate::health::service::{self, Wanted};
 use crate::health::services::SeriesLimits;
+use crate::health::slis::Slis;
 use crate::health::{self, BindError, NodeServer};
 use crate::objects::{Kind, ObjectEvent};
 use crate::pipeline::Reconciler;
@@ -55,6 +58,8 @@ pub(super) struct HealthSide {
     /// When one of them was last brought up to date.
     updated_at: Option<Instant>,
     _tasks: JoinSet<()>,
+    /// The kernel counts what programs do while it is open.
+    _stats: Option<OwnedFd>,
 }
 
 impl HealthSide {
@@ -66,6 +71,7 @@ impl HealthSide {
     ) -> Result<Self, HealthError> {
         let health = Health::new(options.sync_period, Arc::new(Moment::now));
         let metrics = Metrics::new()?;
+        let slis = Slis::new()?;
         let (wanted, watched) = watch::channel(Wanted::default());
         let mut tasks = JoinSet::new();
         if let Some(addr) = options.healthz {
@@ -73,7 +79,7 @@ impl HealthSide {
                 name: "healthz",
                 addr,
                 failed: "FailedToStartProxierHealthcheck",
-                handler: pages::health(health.clone(), metrics.clone()),
+                handler: pages::health(health.clone(), metrics.clone(), slis.clone()),
             };
             tasks.spawn(health::start(server, options.bind_failure, events)?);
         }
@@ -82,7 +88,14 @@ impl HealthSide {
                 name: "metrics",
                 addr,
                 failed: "FailedToStartMetricServer",
-                handler: pages::status(options.configz.clone(), asked, map_fill(options)),
+                handler: pages::status(StatusPages {
+                    configz: options.configz.clone(),
+                    profiling: options.profiling,
+                    agent: asked,
+                    slow: slow_metrics(options),
+                    slis,
+                    started: Moment::now(),
+                }),
             };
             tasks.spawn(health::start(server, options.bind_failure, events)?);
         }
@@ -99,6 +112,7 @@ impl HealthSide {
             updates: [0; 2],
             updated_at: None,
             _tasks: tasks,
+            _stats: program_stats(options.program_stats),
         })
     }
 
@@ -181,19 +195,32 @@ impl HealthSide {
     }
 }
 
-/// How full the maps are, for whoever may wait: read at most every [`FILL_AGE`].
-fn map_fill(options: &AgentOptions) -> Slow {
+/// Without it, /metrics says what programs did while somebody else made the kernel count.
+fn program_stats(asked: ProgramStats) -> Option<OwnedFd> {
+    if asked == ProgramStats::Off {
+        return None;
+    }
+    runs::count()
+        .inspect_err(|error| tracing::warn!(%error, "the kernel does not count runs of programs"))
+        .ok()
+}
+
+/// What our programs have done and how full the maps are, for whoever may wait: maps are read at
+/// most every [`FILL_AGE`].
+fn slow_metrics(options: &AgentOptions) -> Slow {
     let pins = Pins::at(&options.bpffs);
     let known = Mutex::new(None::<(Instant, String)>);
     Arc::new(move || {
+        let programs = node::program_text(&runs::runs(&pins));
         let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-        match known.as_ref() {
-            Some((at, text)) if at.elapsed() < FILL_AGE => text.clone(),
+        let maps = match known.as_ref() {
+            Some((at, text)) if at.elapsed() < FILL_AGE => text.as_str(),
             _ => {
-                let text = node::map_text(&fill::fill(&pins));
-                known.insert((Instant::now(), text)).1.clone()
+                let text = node::map_text(&fill::fill(&pins), snat_use::most_used(&pins));
+                &known.insert((Instant::now(), text)).1
             }
-        }
+        };
+        programs + maps
     })
 }
 

@@ -31,7 +31,7 @@ ignored! {
     ipvs_sync_period ipvs_tcp_timeout ipvs_tcpfin_timeout ipvs_udp_timeout kube_api_burst
     kube_api_content_type kube_api_qps log_flush_frequency log_json_info_buffer_size
     log_json_split_stream log_text_info_buffer_size log_text_split_stream metrics_port
-    nftables_masquerade_bit profiling proxy_mode proxy_port_range
+    nftables_masquerade_bit proxy_mode proxy_port_range
     show_hidden_metrics_for_version vmodule windows_service
 }
 
@@ -73,7 +73,6 @@ mod tests {
                 "--feature-gates",
                 "--ipvs-scheduler",
                 "--kube-api-qps",
-                "--profiling",
                 "--proxy-mode",
             ]
         );

@@ -64,6 +64,8 @@ fn defaults(machine: &Machine) -> Given {
         metrics_bind_address: text("127.0.0.1:10249"),
         metrics_service_ports: Some(series.service_ports),
         metrics_backends: Some(series.backends),
+        profiling: Some(false),
+        program_stats: Some(false),
         bind_address_hard_fail: Some(false),
         sync_period: text("30s"),
         min_sync_period: text("0s"),

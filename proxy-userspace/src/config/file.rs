@@ -190,6 +190,7 @@ impl Reader<'_> {
             bind_address: text_given(config.bind_address),
             healthz_bind_address: text_given(config.healthz_bind_address),
             metrics_bind_address: text_given(config.metrics_bind_address),
+            profiling: config.enable_profiling.filter(|is_on| *is_on),
             bind_address_hard_fail: config.bind_address_hard_fail.filter(|is_hard| *is_hard),
             sync_period: duration_given(config.sync_period.or(table.sync_period)),
             min_sync_period: duration_given(config.min_sync_period.or(table.min_sync_period)),
@@ -243,8 +244,7 @@ struct KubeProxyConfiguration {
     min_sync_period: Option<String>,
     logging: Logging,
     bind_address_hard_fail: Option<bool>,
-    #[serde(rename = "enableProfiling")]
-    _enable_profiling: Anything,
+    enable_profiling: Option<bool>,
     #[serde(rename = "showHiddenMetricsForVersion")]
     _show_hidden_metrics_for_version: Anything,
     mode: Anything,

@@ -134,6 +134,13 @@ pub struct Given {
     /// Backends with series of their own in /metrics; 0: none [default: 5000]
     #[arg(long, value_name = "COUNT")]
     pub metrics_backends: Option<usize>,
+    /// Serve profiles of the agent and the verbosity of its log below /debug/ of the latter
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub profiling: Option<bool>,
+    /// Make the kernel count runs of BPF programs and their time, for /metrics; costs each run of
+    /// any program of the machine a few tens of nanoseconds
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub program_stats: Option<bool>,
     /// End where one of these two addresses is taken, instead of trying again
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub bind_address_hard_fail: Option<bool>,
@@ -247,6 +254,8 @@ impl Given {
             metrics_bind_address: self.metrics_bind_address.or(other.metrics_bind_address),
             metrics_service_ports: self.metrics_service_ports.or(other.metrics_service_ports),
             metrics_backends: self.metrics_backends.or(other.metrics_backends),
+            profiling: self.profiling.or(other.profiling),
+            program_stats: self.program_stats.or(other.program_stats),
             bind_address_hard_fail: self.bind_address_hard_fail.or(other.bind_address_hard_fail),
             sync_period: self.sync_period.or(other.sync_period),
             min_sync_period: self.min_sync_period.or(other.min_sync_period),

@@ -135,18 +135,20 @@ impl AnyMap {
     }
 
     fn hash_entries(&self) -> io::Result<Entries> {
-        let [key_size, value_size] = [self.info.key_size, self.info.value_size];
         let mut entries = Entries::new();
+        self.each(|key, value| entries.push((key.to_vec(), value.to_vec())))?;
+        Ok(entries)
+    }
+
+    /// Every entry of a hash, none of which is kept. While programs write, an entry that comes or
+    /// goes may be missing.
+    pub fn each(&self, mut take: impl FnMut(&[u8], &[u8])) -> io::Result<()> {
+        let [key_size, value_size] = [self.info.key_size, self.info.value_size];
         self.each_batch(|count, keys, values| {
             let keys = keys.chunks_exact(key_size as usize);
             let found = keys.zip(values.chunks_exact(value_size as usize));
-            entries.extend(
-                found
-                    .take(count)
-                    .map(|(key, value)| (key.to_vec(), value.to_vec())),
-            );
-        })?;
-        Ok(entries)
+            found.take(count).for_each(|(key, value)| take(key, value));
+        })
     }
 
     /// Bucket by bucket: a walk by keys would begin anew where a program removes the key that it

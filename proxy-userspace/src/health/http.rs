@@ -7,12 +7,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
@@ -22,6 +22,8 @@ use tokio::task::{JoinHandle, JoinSet};
 const CONNECTIONS_MAX: usize = 64;
 /// Connections that may wait.
 const BACKLOG: i32 = 128;
+/// Bytes of a question's body that are read.
+const BODY_MAX: usize = 4096;
 /// How long a client may take to ask; also how long an idle connection is kept.
 const ASK_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -35,7 +37,7 @@ pub struct Answer {
     /// Other headers.
     pub headers: Vec<(&'static str, String)>,
     /// Body.
-    pub body: String,
+    pub body: Bytes,
 }
 
 impl Answer {
@@ -50,7 +52,7 @@ impl Answer {
             status,
             content_type: "text/plain; charset=utf-8",
             headers: Vec::new(),
-            body: body.into(),
+            body: body.into().into(),
         }
     }
 
@@ -60,14 +62,26 @@ impl Answer {
             status,
             content_type: "application/json",
             headers: vec![("x-content-type-options", "nosniff".to_owned())],
-            body,
+            body: body.into(),
         }
     }
 }
 
-/// What answers: given the path, whatever the method.
-pub type Handler =
-    Arc<dyn Fn(String) -> Pin<Box<dyn Future<Output = Answer> + Send>> + Send + Sync>;
+/// A question.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Asked {
+    /// Its method; probes may use any.
+    pub method: Method,
+    /// Path.
+    pub path: String,
+    /// What stands behind the path's question mark.
+    pub query: String,
+    /// Body, if it is a little text, and else nothing.
+    pub body: String,
+}
+
+/// What answers.
+pub type Handler = Arc<dyn Fn(Asked) -> Pin<Box<dyn Future<Output = Answer> + Send>> + Send + Sync>;
 
 /// Whether a socket on `[::]` takes IPv4 too.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -141,8 +155,11 @@ async fn accept(listener: TcpListener, handler: Handler) {
 
 async fn connection(stream: TcpStream, handler: Handler) {
     let service = service_fn(|request: Request<Incoming>| {
-        let answer = handler(request.uri().path().to_owned());
-        async move { Ok::<_, Infallible>(response(answer.await)) }
+        let handler = Arc::clone(&handler);
+        async move {
+            let answer = handler(asked(request).await).await;
+            Ok::<_, Infallible>(response(answer))
+        }
     });
     let served = http1::Builder::new()
         .title_case_headers(true)
@@ -153,8 +170,20 @@ async fn connection(stream: TcpStream, handler: Handler) {
     let _ = served.await;
 }
 
+async fn asked(request: Request<Incoming>) -> Asked {
+    let (head, body) = request.into_parts();
+    let body = Limited::new(body, BODY_MAX).collect().await;
+    let body = body.map(|body| String::from_utf8(body.to_bytes().into()));
+    Asked {
+        method: head.method,
+        path: head.uri.path().to_owned(),
+        query: head.uri.query().unwrap_or_default().to_owned(),
+        body: body.ok().and_then(Result::ok).unwrap_or_default(),
+    }
+}
+
 fn response(answer: Answer) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(answer.body)));
+    let mut response = Response::new(Full::new(answer.body));
     *response.status_mut() = answer.status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));

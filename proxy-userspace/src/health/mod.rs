@@ -2,6 +2,7 @@
 //! Services, `/healthz` and `/livez`, and the status server. All listen in the agent's own network
 //! namespace; none of them is on the path of a packet.
 
+pub mod debug;
 pub mod exposition;
 pub mod http;
 pub mod latency;
@@ -11,6 +12,8 @@ pub mod pages;
 pub mod proxy;
 pub mod service;
 pub mod services;
+pub mod slis;
+pub mod zpages;
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};

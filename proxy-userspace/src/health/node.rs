@@ -5,6 +5,7 @@ use super::exposition::Exposition;
 use crate::agent::cpu_time;
 use crate::agent::status::SourceView;
 use crate::datapath::fill::MapFill;
+use crate::datapath::runs::ProgramRuns;
 use crate::datapath::serve::InterfaceStatus;
 use crate::pipeline::store::Summary;
 
@@ -116,8 +117,8 @@ fn interfaces(out: &mut Exposition, all: &[InterfaceStatus]) {
     );
 }
 
-/// How full the maps are.
-pub fn map_text(fills: &[MapFill]) -> String {
+/// How full the maps are, and how many SNAT ports are used to one backend at most.
+pub fn map_text(fills: &[MapFill], snat_ports_used: Option<u64>) -> String {
     let mut out = Exposition::default();
     let labels = |fill: &MapFill| format!("map=\"{}\",evicts=\"{}\"", fill.name, fill.evicts);
     out.metric(
@@ -131,6 +132,36 @@ pub fn map_text(fills: &[MapFill]) -> String {
             "Elements that there is room for; evicts: what was longest unused makes room",
         ),
         fills.iter().map(|it| (labels(it), it.limit)),
+    );
+    if let Some(used) = snat_ports_used {
+        out.gauge(
+            "shunt_snat_ports_used",
+            "SNAT ports that connections to the same backend use, where they are most",
+            used,
+        );
+    }
+    out.into_text()
+}
+
+/// What our programs have done.
+pub fn program_text(all: &[ProgramRuns]) -> String {
+    let mut out = Exposition::default();
+    let labels = |it: &ProgramRuns| format!("program=\"{}\"", it.name);
+    out.metric(
+        (
+            "shunt_program_runs_total",
+            "counter",
+            "Runs of a program, while the kernel counts them",
+        ),
+        all.iter().map(|it| (labels(it), it.count)),
+    );
+    out.metric(
+        (
+            "shunt_program_run_seconds_total",
+            "counter",
+            "Time that a program ran, while the kernel counts it",
+        ),
+        all.iter().map(|it| (labels(it), it.time.as_secs_f64())),
     );
     out.into_text()
 }
@@ -178,7 +209,7 @@ mod tests {
             limit: 8,
             evicts: false,
         };
-        let text = map_text(&[fill("SLOTS", Some(3)), fill("FLOWS4", None)]);
+        let text = map_text(&[fill("SLOTS", Some(3)), fill("FLOWS4", None)], Some(7));
         let samples: Vec<&str> = text.lines().filter(|it| !it.starts_with('#')).collect();
         assert_eq!(
             samples,
@@ -186,6 +217,7 @@ mod tests {
                 r#"shunt_map_entries{map="SLOTS",evicts="false"} 3"#,
                 r#"shunt_map_capacity{map="SLOTS",evicts="false"} 8"#,
                 r#"shunt_map_capacity{map="FLOWS4",evicts="false"} 8"#,
+                "shunt_snat_ports_used 7",
             ]
         );
     }

@@ -137,9 +137,11 @@ impl ProxyHealth {
 pub struct HealthBody {
     last_updated: String,
     current_time: String,
+    /// Absent from /livez.
     #[serde(skip_serializing_if = "Option::is_none")]
-    node_eligible: Option<bool>,
-    healthy: bool,
+    pub(super) node_eligible: Option<bool>,
+    /// Of the updates alone.
+    pub(super) healthy: bool,
     status: BTreeMap<&'static str, FamilyBody>,
 }
 

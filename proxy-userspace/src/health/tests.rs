@@ -12,9 +12,10 @@ use tokio::task::JoinHandle;
 
 use super::http::{self, Answer, Handler, Ipv6Only, Server};
 use super::metrics::{Extent, LocalPolicy, Metrics};
-use super::pages::{self, Health};
+use super::pages::{self, Health, Profiling, StatusPages};
 use super::proxy::Moment;
 use super::service::{self, Check, Checks, Wanted};
+use super::slis::Slis;
 use super::{BindFailure, NodeServer};
 use crate::agent::socket::{Question, Request};
 use crate::events::{Events, Note, Regarding, Severity};
@@ -76,12 +77,19 @@ impl Reply {
     }
 }
 
-async fn ask(addr: SocketAddr, request: &str) -> Reply {
+async fn fetch(addr: SocketAddr, request: &str, body: &str) -> Vec<u8> {
     let mut stream = TcpStream::connect(addr).await.unwrap();
-    let request = format!("{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let len = body.len();
+    let head = format!("{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n");
+    let request = format!("{head}Content-Length: {len}\r\n\r\n{body}");
     stream.write_all(request.as_bytes()).await.unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).await.unwrap();
+    let mut reply = Vec::new();
+    stream.read_to_end(&mut reply).await.unwrap();
+    reply
+}
+
+async fn ask(addr: SocketAddr, request: &str) -> Reply {
+    let text = String::from_utf8(fetch(addr, request, "").await).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap();
     Reply {
         status: head.split(' ').nth(1).unwrap().parse().unwrap(),
@@ -125,6 +133,10 @@ fn node(taints: &[&str], deletion_timestamp: Option<&str>) -> Node {
     }
 }
 
+fn slis() -> Slis {
+    Slis::new().unwrap()
+}
+
 fn metrics() -> Metrics {
     Metrics::new().unwrap()
 }
@@ -134,7 +146,7 @@ async fn healthz_and_livez_say_who_is_late_and_whether_the_node_leaves() {
     rules(&["S-011", "S-144", "S-145", "S-146"]);
     let clock = Clock::start();
     let health = clock.health();
-    let (addr, _server) = served(pages::health(health.clone(), metrics()));
+    let (addr, _server) = served(pages::health(health.clone(), metrics(), slis()));
 
     // The Node is unknown: no traffic, but no reason to restart.
     assert_eq!(ask(addr, "GET /healthz").await.status, 503);
@@ -197,13 +209,12 @@ async fn healthz_and_livez_say_who_is_late_and_whether_the_node_leaves() {
     assert_eq!(ask(addr, "GET /else").await.status, 404);
 }
 
-/// The family is late, but no other node and no other start would do better.
 #[tokio::test]
 async fn full_map_turns_nobody_away() {
     rules(&["S-011", "S-215"]);
     let clock = Clock::start();
     let health = clock.health();
-    let (addr, _server) = served(pages::health(health.clone(), metrics()));
+    let (addr, _server) = served(pages::health(health.clone(), metrics(), slis()));
     health.update(|state, now| {
         state.set_node(Some(&node(&[], None)));
         state.updated("IPv4", now);
@@ -229,7 +240,7 @@ async fn idle_proxy_stays_healthy_without_an_api_server() {
     rules(&["S-144", "S-147", "S-179"]);
     let clock = Clock::start();
     let health = clock.health();
-    let (addr, _server) = served(pages::health(health.clone(), metrics()));
+    let (addr, _server) = served(pages::health(health.clone(), metrics(), slis()));
     health.update(|state, now| {
         state.set_node(Some(&node(&[], None)));
         state.updated("IPv4", now);
@@ -243,7 +254,7 @@ async fn node_on_its_way_out_fails_healthz_and_not_livez() {
     rules(&["S-145", "S-146"]);
     let clock = Clock::start();
     let health = clock.health();
-    let (addr, _server) = served(pages::health(health.clone(), metrics()));
+    let (addr, _server) = served(pages::health(health.clone(), metrics(), slis()));
     let autoscaler = "ToBeDeletedByClusterAutoscaler";
     let cases = [
         (Some(node(&[], None)), 200),
@@ -493,9 +504,9 @@ async fn node_server_waits_for_its_address() {
 #[tokio::test]
 async fn status_server_answers_people_and_prometheus() {
     rules(&["S-148", "S-110", "S-160", "S-161", "S-215"]);
-    let metrics = metrics();
+    let (metrics, slis) = (metrics(), slis());
     let health = Clock::start().health();
-    let (probes, _probes) = served(pages::health(health, metrics.clone()));
+    let (probes, _probes) = served(pages::health(health, metrics.clone(), slis.clone()));
     ask(probes, "GET /healthz").await;
     ask(probes, "GET /livez").await;
     ask(probes, "GET /livez").await;
@@ -516,11 +527,10 @@ async fn status_server_answers_people_and_prometheus() {
         }
     });
     let configz = r#"{"shunt/v1alpha1":{"maxFlows":5}}"#.to_owned();
-    let (addr, _server) = served(pages::status(
-        configz.clone(),
-        asked,
-        Arc::new(|| "# slow\n".to_owned()),
-    ));
+    let (addr, _server) = served(pages::status(StatusPages {
+        configz: configz.clone(),
+        ..status_pages(asked, slis, Profiling::Off)
+    }));
     for (path, body) in [("/healthz", "ok"), ("/proxyMode", "shunt")] {
         let reply = ask(addr, &format!("GET {path}")).await;
         assert_eq!((reply.status, reply.body.as_str()), (200, body));
@@ -555,5 +565,64 @@ async fn status_server_answers_people_and_prometheus() {
             reply.body
         );
     }
-    assert_eq!(ask(addr, "GET /else").await.status, 404);
+    let reply = ask(addr, "GET /metrics/slis").await;
+    for line in [
+        r#"kubernetes_healthcheck{name="ping",type="healthz"} 1"#,
+        r#"kubernetes_healthcheck{name="node",type="healthz"} 0"#,
+        r#"kubernetes_healthchecks_total{name="node",status="error",type="healthz"} 1"#,
+        r#"kubernetes_healthchecks_total{name="proxy",status="success",type="livez"} 2"#,
+    ] {
+        assert!(
+            reply.body.lines().any(|it| it == line),
+            "{line}\n{}",
+            reply.body
+        );
+    }
+    let reply = ask(addr, "GET /flagz").await;
+    assert!(reply.body.ends_with("\nmax-flows=5\n"), "{}", reply.body);
+    let reply = ask(addr, "GET /statusz").await;
+    assert!(reply.body.contains("\nUp: 0 hr 00 min "), "{}", reply.body);
+    for path in ["/else", "/debug/flags/v", "/debug/pprof/profile?seconds=1"] {
+        assert_eq!(ask(addr, &format!("GET {path}")).await.status, 404);
+    }
+}
+
+/// A status server that nobody asks for metrics.
+fn status_pages(agent: mpsc::Sender<Request>, slis: Slis, profiling: Profiling) -> StatusPages {
+    StatusPages {
+        configz: "{}".to_owned(),
+        profiling,
+        agent,
+        slow: Arc::new(|| "# slow\n".to_owned()),
+        slis,
+        started: Moment::now(),
+    }
+}
+
+#[tokio::test]
+async fn profiling_serves_a_profile_and_takes_a_verbosity() {
+    rules(&["S-148"]);
+    let (asked, _requests) = mpsc::channel::<Request>(1);
+    let (addr, _server) = served(pages::status(status_pages(asked, slis(), Profiling::On)));
+    let profile = fetch(addr, "GET /debug/pprof/profile?seconds=1", "").await;
+    assert!(profile.starts_with(b"HTTP/1.1 200 OK"));
+    // Field 11 of a profile is the type of its period: samples are of CPU time.
+    assert!(profile.windows(3).any(|it| it == b"cpu"));
+    let reply = ask(addr, "GET /debug/pprof/profile?seconds=0").await;
+    assert_eq!(reply.status, 400);
+    for (body, status) in [("4", 200), ("none", 400)] {
+        let reply = fetch(addr, "PUT /debug/flags/v", body).await;
+        let text = String::from_utf8(reply).unwrap();
+        // A test has no log whose level could be set.
+        let (is_read, is_set) = (text.contains("the log was not started"), status == 200);
+        assert!(
+            text.starts_with("HTTP/1.1 400") && is_read == is_set,
+            "{text}"
+        );
+    }
+    let paths = ask(addr, "GET /statusz").await.body;
+    assert!(
+        paths.contains("Paths: /debug/flags/v /debug/pprof/profile "),
+        "{paths}"
+    );
 }
