@@ -11,6 +11,7 @@ mod lookup;
 mod network;
 mod objects;
 mod peers;
+mod pictures;
 mod plot;
 mod process;
 mod soak;
@@ -37,6 +38,8 @@ enum What {
     Network(network::Options),
     /// All of these with their peers, into one page
     All(all::Options),
+    /// What an operator sees of a small cluster under traffic, as pictures
+    Pictures(pictures::Options),
     /// Everything that happens to a node, over and over, under traffic
     Soak(soak::Options),
     /// The agent's part of `control-plane --source in-process`
@@ -54,6 +57,7 @@ fn main() -> anyhow::Result<()> {
         What::Datapath(options) => datapath::run(&options),
         What::Network(options) => network::run(&options),
         What::All(options) => all::run(&options),
+        What::Pictures(options) => pictures::run(&options),
         What::Soak(options) => soak::run(&options),
         What::FedAgent(options) => fed_agent::run(&options),
         What::Traffic(options) => network::traffic::run(&options),

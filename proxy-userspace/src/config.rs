@@ -8,12 +8,11 @@ pub mod given;
 mod kernel;
 mod node_ports;
 pub mod text;
+mod times;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-use proxy_common::config::Timeouts;
 
 pub use given::{DetectMode, Given, LogFormat};
 
@@ -204,7 +203,7 @@ pub fn resolve(given: Given, machine: &Machine) -> Result<AgentOptions, ConfigEr
     };
     let configz = effective::configz(&given, machine);
     let mut warnings = Vec::new();
-    let (sync_period, min_sync_period) = sync_periods(&given)?;
+    let (sync_period, min_sync_period) = times::sync_periods(&given)?;
     let settings = Settings {
         node_name: name.clone(),
         bind_address: bind_address.filter(|addr| !addr.is_unspecified()),
@@ -213,11 +212,7 @@ pub fn resolve(given: Given, machine: &Machine) -> Result<AgentOptions, ConfigEr
     };
     families::check(&settings, &mut warnings)?;
     let sizes = kernel::sizes(&given, machine.cpus)?;
-    let audit_period = given.audit_period.as_deref().unwrap_or("5m");
-    let audit_period = text::duration(audit_period).map_err(named("audit-period"))?;
-    if audit_period.is_zero() {
-        return Err(wrong("audit-period", "must be longer than 0"));
-    }
+    let audit_period = times::audit_period(&given)?;
     Ok(AgentOptions {
         settings,
         conntrack: kernel::conntrack(&given)?,
@@ -236,14 +231,8 @@ pub fn resolve(given: Given, machine: &Machine) -> Result<AgentOptions, ConfigEr
             None => Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), METRICS_PORT)),
         },
         series: SeriesLimits::given(given.metrics_service_ports, given.metrics_backends),
-        profiling: match given.profiling {
-            Some(true) => Profiling::On,
-            Some(false) | None => Profiling::Off,
-        },
-        program_stats: match given.program_stats {
-            Some(true) => ProgramStats::On,
-            Some(false) | None => ProgramStats::Off,
-        },
+        profiling: profiling(&given),
+        program_stats: program_stats(&given),
         bind_failure: bind_failure(&given),
         configz,
         log_level: log_level(&given),
@@ -284,7 +273,7 @@ fn settings(given: &Given, warnings: &mut Vec<String>) -> Result<Settings, Confi
             Some(texts) => text::port_ranges(texts).map_err(named("snat-ports"))?,
             None => default.snat_ports,
         },
-        timeouts: timeouts(given)?,
+        timeouts: times::timeouts(given)?,
         ..default
     })
 }
@@ -293,6 +282,20 @@ fn bind_failure(given: &Given) -> BindFailure {
     match given.bind_address_hard_fail {
         Some(true) => BindFailure::Fatal,
         Some(false) | None => BindFailure::Retry,
+    }
+}
+
+fn profiling(given: &Given) -> Profiling {
+    match given.profiling {
+        Some(true) => Profiling::On,
+        Some(false) | None => Profiling::Off,
+    }
+}
+
+fn program_stats(given: &Given) -> ProgramStats {
+    match given.program_stats {
+        Some(true) => ProgramStats::On,
+        Some(false) | None => ProgramStats::Off,
     }
 }
 
@@ -351,55 +354,6 @@ fn detect_local(given: &Given) -> Result<DetectLocalMode, ConfigError> {
             "pod-interface-name-prefix",
         )?),
     })
-}
-
-fn timeouts(given: &Given) -> Result<Timeouts, ConfigError> {
-    let secs = |text: &Option<String>, option, default| match text {
-        None => Ok(default),
-        Some(text) => {
-            let time = text::duration(text).map_err(named(option))?;
-            match u32::try_from(time.as_secs()) {
-                Ok(secs) if secs > 0 => Ok(secs),
-                Ok(_) | Err(_) => Err(wrong(option, "must be at least a second")),
-            }
-        }
-    };
-    let default = Timeouts::default();
-    Ok(Timeouts {
-        tcp_established_secs: secs(
-            &given.tcp_established_timeout,
-            "tcp-established-timeout",
-            default.tcp_established_secs,
-        )?,
-        udp_unreplied_secs: secs(
-            &given.udp_timeout,
-            "udp-timeout",
-            default.udp_unreplied_secs,
-        )?,
-        udp_stream_secs: secs(
-            &given.udp_stream_timeout,
-            "udp-stream-timeout",
-            default.udp_stream_secs,
-        )?,
-        ..default
-    })
-}
-
-fn sync_periods(given: &Given) -> Result<(Duration, Duration), ConfigError> {
-    let period = given.sync_period.as_deref().unwrap_or("30s");
-    let period = text::duration(period).map_err(named("sync-period"))?;
-    let least = given.min_sync_period.as_deref().unwrap_or("0s");
-    let least = text::duration(least).map_err(named("min-sync-period"))?;
-    if period.is_zero() {
-        return Err(wrong("sync-period", "must be longer than 0"));
-    }
-    if least > period {
-        return Err(wrong(
-            "min-sync-period",
-            "must not be longer than sync-period",
-        ));
-    }
-    Ok((period, least))
 }
 
 fn log_level(given: &Given) -> String {

@@ -20,6 +20,7 @@ pub mod packet_tables;
 pub mod promql;
 pub mod rig;
 pub mod scenarios;
+pub mod screen;
 pub mod topology;
 pub mod traffic;
 pub mod verifier;

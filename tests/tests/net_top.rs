@@ -1,86 +1,23 @@
 //! `shunt top` in a real terminal, on a node with an agent and traffic.
 
-use std::path::PathBuf;
-use std::process::{Command, Output};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tests::agent;
 use tests::net::eventually;
 use tests::rig::{Client, Rig, Target};
+use tests::screen::{ENDED, Screen, Size};
 use tests::topology::Variant;
 use tests::topology::addresses::IpFamily;
 use tests::traffic::{Plan, SocketKind};
 
-/// For a screen to show what it should: some ticks, with both processors busy.
-const SOON: Duration = Duration::from_secs(30);
-/// What the shell in the terminal prints when the command has ended, before its code.
-const ENDED: &str = "ended with code";
+/// Columns and lines of the terminals here.
+const SIZE: Size = (120, 20);
 
-/// A terminal with a server of its own; both end with this.
-struct Screen {
-    /// Where the server listens: it goes with the cluster.
-    socket: PathBuf,
-}
-
-impl Screen {
-    /// Runs a script in a terminal of 120 columns and 20 lines.
-    fn start(rig: &Rig, script: &str) -> Result<Self> {
-        // The server of an earlier screen may still be on its way out.
-        static STARTED: AtomicU32 = AtomicU32::new(0);
-        let number = STARTED.fetch_add(1, Ordering::Relaxed);
-        let socket = rig.cluster.sandbox().dir().join(format!("tmux{number}"));
-        let screen = Self { socket };
-        // After the script the pane stays, with what it shows.
-        let script = format!("{script}; echo {ENDED} $?; exec cat");
-        let size = ["-x", "120", "-y", "20"];
-        let words = [&["-f", "/dev/null", "-u", "new-session", "-d"], &size[..]].concat();
-        screen.tmux(&[&words[..], &["sh", "-c", &script]].concat())?;
-        Ok(screen)
-    }
-
-    fn tmux(&self, words: &[&str]) -> Result<String> {
-        let mut command = Command::new("tmux");
-        command.arg("-S").arg(&self.socket).args(words);
-        command.env("LC_ALL", "C.UTF-8").env_remove("TMUX");
-        let Output {
-            status,
-            stdout,
-            stderr,
-        } = command.output().context("starting tmux")?;
-        let error = String::from_utf8_lossy(&stderr);
-        ensure!(status.success(), "tmux {words:?}: {error}");
-        Ok(String::from_utf8_lossy(&stdout).into_owned())
-    }
-
-    /// What is seen.
-    fn text(&self) -> Result<String> {
-        self.tmux(&["capture-pane", "-p"])
-    }
-
-    fn press(&self, keys: &[&str]) -> Result<()> {
-        self.tmux(&[&["send-keys"], keys].concat()).map(drop)
-    }
-
-    /// Waits until the screen is as it should be.
-    fn await_text(&self, what: &str, is_it: impl Fn(&[&str]) -> bool) -> Result<()> {
-        eventually(SOON, || {
-            let text = self.text()?;
-            let lines: Vec<&str> = text.lines().collect();
-            ensure!(is_it(&lines), "{what}, on this screen:\n{text}");
-            Ok(())
-        })
-    }
-}
-
-impl Drop for Screen {
-    fn drop(&mut self) {
-        // It has ended by itself where the terminal could not be made.
-        let _ = self.tmux(&["kill-server"]);
-    }
+fn screen(rig: &Rig, script: &str) -> Result<Screen> {
+    Screen::start(&rig.cluster.sandbox().dir(), SIZE, script)
 }
 
 /// The command on n1, as a shell gets it.
@@ -112,7 +49,7 @@ fn total(line: &str) -> Option<u64> {
 #[test]
 fn services_are_shown_by_rate_and_keys_lead_to_their_backends() -> Result<()> {
     let mut rig = Rig::new(Variant::default(), &[])?;
-    let screen = Screen::start(&rig, &command(&rig, "")?)?;
+    let screen = screen(&rig, &command(&rig, "")?)?;
     screen.await_text("five Services", |lines| lines[0].starts_with("5 Services"))?;
     screen.await_text("the keys", |lines| {
         lines.iter().any(|it| it.starts_with("q quit"))
@@ -209,7 +146,7 @@ fn a_signal_ends_it_and_leaves_the_terminal_as_it_was() -> Result<()> {
             "{}; echo code $?; stty -a",
             command(&rig, "--interval 3600")?
         );
-        let screen = Screen::start(&rig, &script)?;
+        let screen = screen(&rig, &script)?;
         screen.await_text("five Services", |lines| lines[0].starts_with("5 Services"))?;
         let format = |format: &str| screen.tmux(&["display-message", "-p", format]);
         ensure!(format("#{alternate_on}")?.trim() == "1");
@@ -230,6 +167,21 @@ fn a_signal_ends_it_and_leaves_the_terminal_as_it_was() -> Result<()> {
 }
 
 #[test]
+fn it_ends_with_its_terminal() -> Result<()> {
+    let rig = Rig::new(Variant::default(), &[])?;
+    let screen = screen(&rig, &command(&rig, "")?)?;
+    screen.await_text("five Services", |lines| lines[0].starts_with("5 Services"))?;
+    let shell = screen.tmux(&["display-message", "-p", "#{pane_pid}"])?;
+    let top = Pid::from_raw(child(shell.trim())?);
+    drop(screen);
+    eventually(Duration::from_secs(30), || {
+        // Signal 0 only asks whether the process is there.
+        ensure!(kill(top, None).is_err(), "process {top} goes on");
+        Ok(())
+    })
+}
+
+#[test]
 fn what_is_no_terminal_is_told_what_to_use() -> Result<()> {
     let rig = Rig::new(Variant::default(), &[])?;
     let bpffs = rig.agents[0].bpffs();
@@ -242,7 +194,7 @@ fn what_is_no_terminal_is_told_what_to_use() -> Result<()> {
         ensure!(text.contains("service list -w"), "{text}");
     }
     // In a terminal too, and it is left alone.
-    let screen = Screen::start(&rig, &command(&rig, "-o json")?)?;
+    let screen = screen(&rig, &command(&rig, "-o json")?)?;
     let ended = format!("{ENDED} 2");
     screen.await_text("a hint", |lines| {
         lines[0].contains("service list -w") && lines.iter().any(|it| it.trim() == ended)

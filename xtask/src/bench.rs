@@ -61,6 +61,9 @@ pub fn run(options: &Options) -> Result<()> {
     build::binaries(&["shunt", "bench", "probe"])?;
     let mut bench = Command::new(command::target("release/bench"));
     bench.args(&options.words).current_dir(command::root());
+    if options.words.first().is_some_and(|word| word == "pictures") {
+        bench.env("SHUNT_PROMETHEUS_BIN", setup::lab::prometheus()?);
+    }
     if options.need_kubernetes() {
         setup::lab::programs()?;
         bench.env("SHUNT_LAB_BIN", setup::lab::build()?);

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
@@ -15,9 +14,6 @@ use crate::datapath::pin::Pins;
 use crate::top::sample::Reader;
 use crate::top::screen;
 use crate::top::state::{Key, Next, State};
-
-/// Longest time until a signal is noticed.
-const SIGNALS_PACE: Duration = Duration::from_millis(200);
 
 /// Shows Services by rate until `q` is pressed or a signal ends it.
 pub fn show(args: &TopArgs) -> anyhow::Result<()> {
@@ -32,54 +28,37 @@ pub fn show(args: &TopArgs) -> anyhow::Result<()> {
             pins.root().display()
         );
     }
-    let signals = signals().context("waiting for signals")?;
     let terminal = ratatui::try_init().context("setting the terminal up")?;
+    end_on_signals().context("waiting for signals")?;
     let period = Duration::from_secs(args.interval.into());
-    let shown = run(terminal, Reader::new(pins), period, &signals);
+    let shown = run(terminal, Reader::new(pins), period);
     ratatui::restore();
     shown
 }
 
-/// SIGTERM and SIGHUP, from here on: a terminal that nobody restores is of no use.
-fn signals() -> nix::Result<SignalFd> {
+/// On SIGTERM and SIGHUP, from here on, restores the terminal and ends this process: from a thread
+/// of its own, because one that reads a terminal that is gone does not come back (crossterm).
+fn end_on_signals() -> nix::Result<()> {
     let mut set = SigSet::empty();
     set.add(Signal::SIGTERM);
     set.add(Signal::SIGHUP);
     set.thread_block()?;
-    SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+    std::thread::spawn(move || {
+        // It fails where there is nothing to wait for.
+        if set.wait().is_ok() {
+            ratatui::restore();
+            std::process::exit(0);
+        }
+    });
+    Ok(())
 }
 
-/// What ends a wait.
-enum Woken {
-    /// An event of the terminal can be read.
-    Event,
-    /// It is time.
-    Time,
-    /// A signal came.
-    Signal,
+/// True once an event of the terminal can be read, false when it is time.
+fn wait(due: Instant) -> io::Result<bool> {
+    event::poll(due.saturating_duration_since(Instant::now()))
 }
 
-fn wait(due: Instant, signals: &SignalFd) -> anyhow::Result<Woken> {
-    loop {
-        if signals.read_signal()?.is_some() {
-            return Ok(Woken::Signal);
-        }
-        let left = due.saturating_duration_since(Instant::now());
-        if event::poll(left.min(SIGNALS_PACE))? {
-            return Ok(Woken::Event);
-        }
-        if left.is_zero() {
-            return Ok(Woken::Time);
-        }
-    }
-}
-
-fn run(
-    mut terminal: DefaultTerminal,
-    mut reader: Reader,
-    period: Duration,
-    signals: &SignalFd,
-) -> anyhow::Result<()> {
+fn run(mut terminal: DefaultTerminal, mut reader: Reader, period: Duration) -> anyhow::Result<()> {
     let mut state = State::default();
     let mut last: Option<Instant> = None;
     let mut due = Instant::now();
@@ -97,12 +76,8 @@ fn run(
             due = now + period;
         }
         terminal.draw(|frame| screen::draw(frame, &mut state))?;
-        match wait(due, signals)? {
-            Woken::Event => {}
-            Woken::Time => continue,
-            Woken::Signal => return Ok(()),
-        }
-        if let Event::Key(pressed) = event::read()?
+        if wait(due)?
+            && let Event::Key(pressed) = event::read()?
             && let Some(key) = key(pressed)
         {
             match state.press(key) {

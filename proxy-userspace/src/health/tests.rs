@@ -68,6 +68,10 @@ impl Reply {
         serde_json::from_str(&self.body).unwrap()
     }
 
+    fn has(&self, line: &str) -> bool {
+        self.body.lines().any(|it| it == line)
+    }
+
     /// Its headers as they were sent, but for the date.
     fn headers(&self) -> Vec<&str> {
         let lines = self.head.lines().skip(1);
@@ -559,12 +563,26 @@ async fn status_server_answers_people_and_prometheus() {
         r#"shunt_service_ports_held_up{ip_family="IPv4"} 1"#,
         r#"shunt_datapath_events_total{event="flows_created"} 7"#,
     ] {
-        assert!(
-            reply.body.lines().any(|it| it == line),
-            "{line}\n{}",
-            reply.body
-        );
+        assert!(reply.has(line), "{line}\n{}", reply.body);
     }
+    assert_eq!(ask(addr, "GET /else").await.status, 404);
+}
+
+#[tokio::test]
+async fn status_server_tells_checks_flags_and_versions() {
+    rules(&["S-148"]);
+    let slis = slis();
+    let health = Clock::start().health();
+    let (probes, _probes) = served(pages::health(health, metrics(), slis.clone()));
+    for path in ["/healthz", "/livez", "/livez"] {
+        ask(probes, &format!("GET {path}")).await;
+    }
+    let (asked, _requests) = mpsc::channel::<Request>(1);
+    let (addr, _server) = served(pages::status(StatusPages {
+        configz: r#"{"shunt/v1alpha1":{"maxFlows":5}}"#.to_owned(),
+        ..status_pages(asked, slis, Profiling::Off)
+    }));
+    ask(addr, "GET /healthz").await;
     let reply = ask(addr, "GET /metrics/slis").await;
     for line in [
         r#"kubernetes_healthcheck{name="ping",type="healthz"} 1"#,
@@ -572,17 +590,13 @@ async fn status_server_answers_people_and_prometheus() {
         r#"kubernetes_healthchecks_total{name="node",status="error",type="healthz"} 1"#,
         r#"kubernetes_healthchecks_total{name="proxy",status="success",type="livez"} 2"#,
     ] {
-        assert!(
-            reply.body.lines().any(|it| it == line),
-            "{line}\n{}",
-            reply.body
-        );
+        assert!(reply.has(line), "{line}\n{}", reply.body);
     }
     let reply = ask(addr, "GET /flagz").await;
     assert!(reply.body.ends_with("\nmax-flows=5\n"), "{}", reply.body);
     let reply = ask(addr, "GET /statusz").await;
     assert!(reply.body.contains("\nUp: 0 hr 00 min "), "{}", reply.body);
-    for path in ["/else", "/debug/flags/v", "/debug/pprof/profile?seconds=1"] {
+    for path in ["/debug/flags/v", "/debug/pprof/profile?seconds=1"] {
         assert_eq!(ask(addr, &format!("GET {path}")).await.status, 404);
     }
 }
