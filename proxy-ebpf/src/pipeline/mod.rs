@@ -3,9 +3,9 @@
 //! parse -> filter -> conntrack -> frontend -> select -> nat -> verdict
 //!
 //! This file holds the branching between them; a stage never calls another stage. The path has
-//! nine steps, so that in the kernel each can be a subprogram with a stack of its own, verified
-//! once: [`fast`] (all of it at once, for most packets), [`begin`] (what is it), [`unreadable`]
-//! (where did it want to go), [`track`] (whose is it), [`refresh`] (keep its flow alive),
+//! ten steps, so that in the kernel each can be a subprogram with a stack of its own, verified
+//! once: [`fast`] (all of it at once, for most packets), [`begin`] (what is it), [`quote`] (what is
+//! an ICMP error about), [`unreadable`] (where did it want to go), [`track`] (whose is it), [`refresh`] (keep its flow alive),
 //! [`choose`] (who gets a new flow), [`create`] (a new flow), [`finish`] (translate), [`answer`]
 //! (refuse). What one step leaves to the next is in [`Scratch`].
 
@@ -47,6 +47,8 @@ pub struct Scratch<F: Family> {
 pub enum Step {
     /// [`begin`]: the short way is not for this packet.
     Begin,
+    /// [`quote`]: the packet is an ICMP error.
+    Quote,
     /// [`track`]: the headers are known.
     Track,
     /// [`unreadable`]: the headers cannot be read, for this reason.
@@ -71,6 +73,8 @@ pub trait Steps {
     fn fast(&mut self) -> Step;
     /// [`begin`].
     fn begin(&mut self) -> Step;
+    /// [`quote`].
+    fn quote(&mut self) -> Step;
     /// [`unreadable`].
     fn unreadable(&mut self, reason: Counter) -> Step;
     /// [`track`].
@@ -93,6 +97,9 @@ pub fn run(steps: &mut impl Steps) -> (Verdict, Counter) {
     let mut step = steps.fast();
     if let Step::Begin = step {
         step = steps.begin();
+    }
+    if let Step::Quote = step {
+        step = steps.quote();
     }
     if let Step::Unreadable(reason) = step {
         step = steps.unreadable(reason);
@@ -119,6 +126,7 @@ pub fn run(steps: &mut impl Steps) -> (Verdict, Counter) {
         Step::End(verdict, reason) => (verdict, reason),
         // The order above leaves nothing else.
         Step::Begin
+        | Step::Quote
         | Step::Unreadable(_)
         | Step::Track
         | Step::Refresh
@@ -136,12 +144,31 @@ pub fn begin<F: Family, P: Packet>(
     scratch: &mut Scratch<F>,
     l3: usize,
 ) -> Result<Step, Stop> {
-    match parse::parse::<F, P>(packet, l3, &mut scratch.headers) {
+    let headers = &mut scratch.headers;
+    match parse::parse::<F, P>(packet, l3, headers) {
+        Ok(()) if matches!(headers.transport, parse::Transport::IcmpError) => Ok(Step::Quote),
         Ok(()) => Ok(Step::Track),
-        Err(Stop::Pass(reason @ (Counter::Truncated | Counter::TooManyHeaders))) => {
+        Err(stop) => or_unreadable(stop),
+    }
+}
+
+/// Stage 1 for an ICMP error: what is it about? A step of its own, so that the verifier follows the
+/// headers of the quoted packet once, and not once for each number of headers in front of them.
+#[inline(always)]
+pub fn quote<F: Family, P: Packet>(packet: &P, scratch: &mut Scratch<F>) -> Result<Step, Stop> {
+    match parse::quoted::<F, P>(packet, &mut scratch.headers) {
+        Ok(()) => Ok(Step::Track),
+        Err(stop) => or_unreadable(stop),
+    }
+}
+
+#[inline(always)]
+fn or_unreadable(stop: Stop) -> Result<Step, Stop> {
+    match stop {
+        Stop::Pass(reason @ (Counter::Truncated | Counter::TooManyHeaders)) => {
             Ok(Step::Unreadable(reason))
         }
-        Err(stop) => Err(stop),
+        stop => Err(stop),
     }
 }
 
