@@ -1,5 +1,5 @@
-//! Path MTU discovery through a frontend: a router on the way tells the sender, who knows nothing of
-//! the translation, what fits (S-130).
+//! Path MTU discovery through a frontend: a router on the way tells the sender, who knows nothing
+//! of the translation, what fits (S-130).
 
 use std::time::Duration;
 

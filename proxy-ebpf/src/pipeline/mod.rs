@@ -4,10 +4,10 @@
 //!
 //! This file holds the branching between them; a stage never calls another stage. The path has
 //! ten steps, so that in the kernel each can be a subprogram with a stack of its own, verified
-//! once: [`fast`] (all of it at once, for most packets), [`begin`] (what is it), [`quote`] (what is
-//! an ICMP error about), [`unreadable`] (where did it want to go), [`track`] (whose is it), [`refresh`] (keep its flow alive),
-//! [`choose`] (who gets a new flow), [`create`] (a new flow), [`finish`] (translate), [`answer`]
-//! (refuse). What one step leaves to the next is in [`Scratch`].
+//! once: [`fast`] (all of it at once, for most packets), [`begin`] (what is it), [`quote`] (what is an
+//! ICMP error about), [`unreadable`] (where did it want to go), [`track`] (whose is it), [`refresh`]
+//! (keep its flow alive), [`choose`] (who gets a new flow), [`create`] (a new flow), [`finish`]
+//! (translate), [`answer`] (refuse). What one step leaves to the next is in [`Scratch`].
 
 pub mod affinity;
 pub mod conntrack;
@@ -18,6 +18,7 @@ pub mod frontend;
 pub mod host;
 pub mod nat;
 pub mod parse;
+mod read;
 pub mod select;
 pub mod verdict;
 
@@ -27,6 +28,7 @@ use crate::{Answer, Environment, Family, Hook, Packet, Stop, Tables, Verdict};
 use conntrack::{Entries, Tracked};
 pub use fast::fast;
 use parse::Headers;
+pub use read::{begin, quote, unreadable};
 use select::{Choice, Takers};
 
 /// What one step leaves to the next: per CPU and hook in the kernel.
@@ -135,58 +137,6 @@ pub fn run(steps: &mut impl Steps) -> (Verdict, Counter) {
         | Step::Finish
         | Step::Answer(..) => (Verdict::Drop, Counter::AnswerSuppressed),
     }
-}
-
-/// Stage 1: what is it? `l3` is the offset of its IP header.
-#[inline(always)]
-pub fn begin<F: Family, P: Packet>(
-    packet: &P,
-    scratch: &mut Scratch<F>,
-    l3: usize,
-) -> Result<Step, Stop> {
-    let headers = &mut scratch.headers;
-    match parse::parse::<F, P>(packet, l3, headers) {
-        Ok(()) if matches!(headers.transport, parse::Transport::IcmpError) => Ok(Step::Quote),
-        Ok(()) => Ok(Step::Track),
-        Err(stop) => or_unreadable(stop),
-    }
-}
-
-/// Stage 1 for an ICMP error: what is it about? A step of its own, so that the verifier follows the
-/// headers of the quoted packet once, and not once for each number of headers in front of them.
-#[inline(always)]
-pub fn quote<F: Family, P: Packet>(packet: &P, scratch: &mut Scratch<F>) -> Result<Step, Stop> {
-    match parse::quoted::<F, P>(packet, &mut scratch.headers) {
-        Ok(()) => Ok(Step::Track),
-        Err(stop) => or_unreadable(stop),
-    }
-}
-
-#[inline(always)]
-fn or_unreadable(stop: Stop) -> Result<Step, Stop> {
-    match stop {
-        Stop::Pass(reason @ (Counter::Truncated | Counter::TooManyHeaders)) => {
-            Ok(Step::Unreadable(reason))
-        }
-        stop => Err(stop),
-    }
-}
-
-/// Stage 1, where the headers cannot be read: what wants to a Service is not let through
-/// untranslated (S-133).
-#[inline(always)]
-pub fn unreadable<F: Family, P: Packet, T: Tables<F>>(
-    packet: &P,
-    tables: &T,
-    l3: usize,
-    reason: Counter,
-) -> Result<Step, Stop> {
-    let config = tables.config().ok_or(Stop::Pass(Counter::Unconfigured))?;
-    let dst: F::Addr = parse::destination::<F, P>(packet, l3)?;
-    if frontend::is_served(tables, config, &dst) {
-        return Err(Stop::Drop(Counter::Unparsable));
-    }
-    Err(Stop::Pass(reason))
 }
 
 /// Stages 2 and 3: whose is it?

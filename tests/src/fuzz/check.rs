@@ -202,8 +202,8 @@ fn same_the_long_way<F: CaseFamily>(
     }
 }
 
-/// Only what a translation writes has changed, and no checksum says anything else than before: right
-/// ones are right, wrong ones are as wrong.
+/// Only what a translation writes has changed, and no checksum says anything else than before:
+/// right ones are right, wrong ones are as wrong.
 fn rewritten<F: CaseFamily>(headers: &Headers<F>, came: &[u8], left: &[u8]) -> Result<(), String> {
     if came.len() != left.len() {
         return Err(format!("{} bytes became {}", came.len(), left.len()));

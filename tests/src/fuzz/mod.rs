@@ -1,9 +1,9 @@
-//! A mutational fuzzer of the packet's path, on the host: packets of a corpus are damaged in ways that
-//! mean something to a parser, and what the path makes of them is checked ([`check`]).
+//! A mutational fuzzer of the packet's path, on the host: packets of a corpus are damaged in ways
+//! that mean something to a parser, and what the path makes of them is checked ([`check`]).
 //!
 //! It needs no instrumented build: an input is worth keeping if the path ended in a way that no
-//! earlier input has led to ([`check::Shape`]). With the same seed and the same number of inputs, a run
-//! is the same. The corpus is the Case table, and the packets of `tests/corpus/packets.txt`: one a
+//! earlier input has led to ([`check::Shape`]). With the same seed and the same number of inputs, a
+//! run is the same. The corpus is the Case table, and the packets of `tests/corpus/packets.txt`: one a
 //! line, with the family and the name of the case whose world it meets.
 
 pub mod check;

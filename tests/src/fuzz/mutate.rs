@@ -1,4 +1,4 @@
-//! Damage to packets: what a bad sender, a bad router or a bad link does, and what only a tester does.
+//! Damage to packets: what a bad sender, router or link does, and what only a tester does.
 
 use super::Version;
 use crate::cases::packets::L3;

@@ -167,8 +167,8 @@ where
     Err(Stop::Drop(Counter::SnatPortsExhausted))
 }
 
-/// Where ports are looked for, in SNAT ranges that begin at 0 and end at 2^32. No position is counted
-/// from another, and nothing branches: what the verifier knows of one look, it knows of each.
+/// Where ports are looked for, in SNAT ranges that begin at 0 and end at 2^32. No position is
+/// counted from another, and nothing branches: what the verifier knows of one look, it knows of each.
 struct Search {
     at: u32,
     /// To the next port of a small range.
@@ -178,8 +178,8 @@ struct Search {
 }
 
 impl Search {
-    /// In a small range by one port after the other, so that each is tried; in a larger one anywhere,
-    /// so that ports in use do not gather.
+    /// In a small range by one port after the other, so that each is tried; in a larger one
+    /// anywhere, so that ports in use do not gather.
     #[inline(always)]
     fn new<F: Family, E: Environment<F>>(env: &E, ports: u32) -> Self {
         let is_small = ports <= (SNAT_TRIES_MAX * SNAT_LOOKS_MAX) as u32;
@@ -198,8 +198,8 @@ impl Search {
     }
 }
 
-/// Sets the source port to one that no connection has in FLOWS, and returns true; or to the last one
-/// that was looked at.
+/// Sets the source port to one that no connection has in FLOWS, and returns true; or to the last
+/// one that was looked at.
 #[inline(always)]
 fn find_port<F, T, E>(
     tables: &T,

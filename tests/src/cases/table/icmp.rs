@@ -15,6 +15,7 @@ pub fn cases() -> Vec<Case> {
     [
         translated(),
         behind_headers(),
+        without_ports(),
         last_hop(),
         too_big(),
         too_big_fragments(),
@@ -142,6 +143,11 @@ fn behind_headers() -> Vec<Case> {
                 .redirected(UPLINK, about(REMOTE_AT, SNAT_AT, router()), &[Related]),
         ]);
     }
+    cases
+}
+
+/// Errors whose quoted packet shows no ports.
+fn without_ports() -> Vec<Case> {
     let error = |to: At, quoted: PacketSpec| {
         let quoted_len = quoted.payload.len().max(SHORT);
         icmp_error(
@@ -159,7 +165,7 @@ fn behind_headers() -> Vec<Case> {
         families: Families::V6,
         ..case.ingress(UPLINK).flow(node_flow().udp())
     };
-    cases.extend([
+    vec![
         unread(case(
             "an error about a packet with more headers than are walked",
             &["S-130", "S-133"],
@@ -180,8 +186,7 @@ fn behind_headers() -> Vec<Case> {
         .ingress(UPLINK)
         .flow(node_flow().udp())
         .left_alone(IcmpOther),
-    ]);
-    cases
+    ]
 }
 
 fn last_hop() -> Vec<Case> {
