@@ -38,6 +38,8 @@ pub const PICK_TRIES_MAX: u32 = 4;
 pub const ANSWERS_PER_SEC_DEFAULT: u32 = 1000;
 /// SNAT ports tried before a new flow is dropped: `SnatPortsExhausted`.
 pub const SNAT_TRIES_MAX: usize = 8;
+/// SNAT ports that one try looks at until one is in no entry of FLOWS: the last is tried anyway.
+pub const SNAT_LOOKS_MAX: usize = 4;
 /// Seconds that a closed TCP connection keeps its tuple from others, as netfilter keeps one that
 /// was reset: beyond, a new flow may take it.
 pub const CLOSED_KEEPS_TUPLE_SECS: u32 = 10;

@@ -9,6 +9,7 @@ pub mod agent;
 pub mod cases;
 pub mod crossing;
 pub mod fake_api;
+pub mod fuzz;
 pub mod http;
 pub mod lab;
 pub mod load;

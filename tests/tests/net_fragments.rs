@@ -43,7 +43,7 @@ const ROWS: &[Row] = &[
 ];
 
 /// Two fragments, and many.
-const SIZES: [usize; 2] = [2_000, 20_000];
+const SIZES: [usize; 2] = [2_000, 60_000];
 /// With three backends the chance that one of them gets none is below one in a million.
 const DATAGRAMS: u32 = 40;
 

@@ -1,12 +1,17 @@
 //! Source ports that clash: one client port towards several places that are one backend, and the
 //! ports of this node's own sockets.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
+use proxy_common::Counter;
 use tests::manifests::Service;
+use tests::net::eventually;
 use tests::rig::{Client, Rig, TARGET_PORT, Target};
+use tests::rules;
 use tests::topology::Variant;
 use tests::topology::addresses::{FAMILIES, IpFamily};
-use tests::traffic::{Held, Plan, SocketKind};
+use tests::traffic::{Held, Plan, Probe, SocketKind};
 
 use Client::{Node, NodeAsPackets, Outside, Pod, PodAsPackets};
 use SocketKind::{Tcp, UdpConnected};
@@ -272,6 +277,90 @@ fn ports_of_host_sockets_are_not_taken() -> Result<()> {
                 );
             }
         }
+    }
+    Ok(())
+}
+
+/// All SNAT ports of the node, and their number.
+const FEW_PORTS: (&str, usize) = ("20000-20003", 4);
+/// A closed connection keeps its port for ten seconds; then its next owner's SYN has to come.
+const REUSED: Duration = Duration::from_secs(120);
+
+/// Connections of one process.
+struct Crowd {
+    probe: Probe,
+    held: Vec<usize>,
+}
+
+impl Crowd {
+    fn new(rig: &Rig, held: Held, count: usize) -> Result<Self> {
+        let mut probe = Probe::start(&rig.place(Outside)?)?;
+        let opened = (0..count).map(|_| probe.open(held.clone()));
+        let opened = opened.collect::<Result<Vec<_>>>()?;
+        let held = opened.into_iter().map(|(number, _)| number).collect();
+        Ok(Self { probe, held })
+    }
+
+    fn ask_all(&mut self) -> Result<()> {
+        for &number in &self.held {
+            let answer = self.probe.ask(number, 1_000)?;
+            ensure!(answer.server == "b", "{answer:?}");
+        }
+        Ok(())
+    }
+}
+
+fn refused(rig: &Rig) -> Result<u64> {
+    let maps = rig.agents[0].maps()?;
+    Ok(maps.counter(Counter::SnatPortsExhausted as u32))
+}
+
+/// P-13: with every port in use a new connection is dropped and counted, and nobody else is hurt.
+fn check_refusal(rig: &mut Rig, plan: Plan, crowds: [&mut Crowd; 2]) -> Result<()> {
+    let before = refused(rig)?;
+    let report = rig.client(Outside)?.connect(plan.timeout_ms(300))?;
+    ensure!(report.failures.contains_key("TIMEOUT"), "{report:?}");
+    ensure!(report.answered() == 0, "{report:?}");
+    let count = refused(rig)? - before;
+    ensure!(count > 0, "no refusal was counted");
+    for crowd in crowds {
+        crowd.ask_all().context("a live one")?;
+    }
+    Ok(())
+}
+
+#[test]
+fn connections_beyond_the_last_port_wait_for_one() -> Result<()> {
+    rules(&["P-13"]);
+    let (range, ports) = FEW_PORTS;
+    let mut rig = rig(&["--snat-ports", range])?;
+    let mut crowds = Vec::new();
+    for family in FAMILIES {
+        for &socket in BOTH {
+            let to = rig.address(NodePort1("one"), family);
+            let held = Held::new(socket, to);
+            let mut stay = Crowd::new(&rig, held.clone(), ports / 2)?;
+            let mut go = Crowd::new(&rig, held, ports - ports / 2)?;
+            let plan = Plan::new(socket, to).payload(10);
+            check_refusal(&mut rig, plan, [&mut stay, &mut go])
+                .with_context(|| format!("{socket:?} {family:?}"))?;
+            crowds.push((family, socket, stay, go));
+        }
+    }
+    // UDP flows end by time alone.
+    for (family, socket, mut stay, go) in crowds {
+        if socket != Tcp {
+            continue;
+        }
+        let freed = go.held.len();
+        drop(go);
+        let to = rig.address(NodePort1("one"), family);
+        let mut next = eventually(REUSED, || {
+            Crowd::new(&rig, Held::new(socket, to).timeout_ms(2_000), freed)
+        })?;
+        let plan = Plan::new(socket, to).payload(10);
+        check_refusal(&mut rig, plan, [&mut stay, &mut next])
+            .with_context(|| format!("after some were closed, {family:?}"))?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ mod check;
 mod command;
 mod coverage;
 mod demo;
+mod fuzz;
 mod kernels;
 mod progress;
 mod rules;
@@ -40,6 +41,9 @@ enum Verb {
     Verifier(verifier::Options),
     /// Shows which lines the host layers of the tests reach
     Coverage,
+    /// Damages packets and looks at what the packet's path makes of them: `--minutes N`, `parse` or
+    /// `pipeline`
+    Fuzz(fuzz::Options),
     /// Shows which tests cite which rule of docs/service-semantics.md
     Rules,
     /// Runs the kernel tests on other kernels, booted in qemu (root)
@@ -62,6 +66,7 @@ fn main() -> std::process::ExitCode {
         Verb::Check => check::run(),
         Verb::Verifier(options) => verifier::run(&options),
         Verb::Coverage => coverage::run(),
+        Verb::Fuzz(options) => fuzz::run(&options),
         Verb::Rules => rules::run(),
         Verb::Kernels(options) => kernels::run(&options),
         Verb::Bench(options) => bench::run(&options),

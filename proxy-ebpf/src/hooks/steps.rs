@@ -69,6 +69,7 @@ macro_rules! subprograms {
             V4,
             fast4,
             begin4,
+            quote4,
             unreadable4,
             track4,
             refresh4,
@@ -83,6 +84,7 @@ macro_rules! subprograms {
             V6,
             fast6,
             begin6,
+            quote6,
             unreadable6,
             track6,
             refresh6,
@@ -93,8 +95,9 @@ macro_rules! subprograms {
         );
     };
     (
-        $context:ty, $name:ident, $family:ty, $fast:ident, $begin:ident, $unreadable:ident,
-        $track:ident, $refresh:ident, $choose:ident, $create:ident, $finish:ident, $answer:ident
+        $context:ty, $name:ident, $family:ty, $fast:ident, $begin:ident, $quote:ident,
+        $unreadable:ident, $track:ident, $refresh:ident, $choose:ident, $create:ident,
+        $finish:ident, $answer:ident
     ) => {
         struct $name {
             ctx: $context,
@@ -111,6 +114,11 @@ macro_rules! subprograms {
             #[inline(always)]
             fn begin(&mut self) -> Step {
                 unpack($begin(self.ctx, self.hook, self.l3))
+            }
+
+            #[inline(always)]
+            fn quote(&mut self) -> Step {
+                unpack($quote(self.ctx, self.hook))
             }
 
             #[inline(always)]
@@ -165,6 +173,11 @@ macro_rules! subprograms {
         #[inline(never)]
         fn $begin(ctx: $context, hook: u32, l3: u32) -> u64 {
             pack(steps::begin::<$family, _>(ctx, hook, l3))
+        }
+
+        #[inline(never)]
+        fn $quote(ctx: $context, hook: u32) -> u64 {
+            pack(steps::quote::<$family, _>(ctx, hook))
         }
 
         #[inline(never)]
@@ -233,6 +246,18 @@ pub fn begin<F: ScratchMap, C: Context>(ctx: C, hook: u32, l3: u32) -> Step {
     // SAFETY: this CPU's element for this hook; nothing else runs at it until the program ends.
     let scratch = unsafe { &mut *scratch };
     pipeline::or_stop(pipeline::begin::<F, _>(&packet, scratch, l3_offset(l3)))
+}
+
+/// [`pipeline::quote`].
+#[inline(always)]
+pub fn quote<F: ScratchMap, C: Context>(ctx: C, hook: u32) -> Step {
+    let Some(scratch) = F::scratch(hook) else {
+        return NO_SCRATCH;
+    };
+    // SAFETY: the kernel gave the context to this program run.
+    let packet = unsafe { ctx.packet::<F>() };
+    // SAFETY: as in `begin`.
+    pipeline::or_stop(pipeline::quote::<F, _>(&packet, unsafe { &mut *scratch }))
 }
 
 /// [`pipeline::unreadable`].

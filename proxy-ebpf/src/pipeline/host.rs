@@ -123,6 +123,10 @@ where
         or_stop(super::begin(self.packet, &mut self.scratch, self.l3))
     }
 
+    fn quote(&mut self) -> Step {
+        or_stop(super::quote(self.packet, &mut self.scratch))
+    }
+
     fn unreadable(&mut self, reason: Counter) -> Step {
         or_stop(super::unreadable::<F, _, _>(
             self.packet,

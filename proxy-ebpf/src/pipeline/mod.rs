@@ -3,11 +3,11 @@
 //! parse -> filter -> conntrack -> frontend -> select -> nat -> verdict
 //!
 //! This file holds the branching between them; a stage never calls another stage. The path has
-//! nine steps, so that in the kernel each can be a subprogram with a stack of its own, verified
-//! once: [`fast`] (all of it at once, for most packets), [`begin`] (what is it), [`unreadable`]
-//! (where did it want to go), [`track`] (whose is it), [`refresh`] (keep its flow alive),
-//! [`choose`] (who gets a new flow), [`create`] (a new flow), [`finish`] (translate), [`answer`]
-//! (refuse). What one step leaves to the next is in [`Scratch`].
+//! ten steps, so that in the kernel each can be a subprogram with a stack of its own, verified
+//! once: [`fast`] (all of it at once, for most packets), [`begin`] (what is it), [`quote`] (what is an
+//! ICMP error about), [`unreadable`] (where did it want to go), [`track`] (whose is it), [`refresh`]
+//! (keep its flow alive), [`choose`] (who gets a new flow), [`create`] (a new flow), [`finish`]
+//! (translate), [`answer`] (refuse). What one step leaves to the next is in [`Scratch`].
 
 pub mod affinity;
 pub mod conntrack;
@@ -18,6 +18,7 @@ pub mod frontend;
 pub mod host;
 pub mod nat;
 pub mod parse;
+mod read;
 pub mod select;
 pub mod verdict;
 
@@ -27,6 +28,7 @@ use crate::{Answer, Environment, Family, Hook, Packet, Stop, Tables, Verdict};
 use conntrack::{Entries, Tracked};
 pub use fast::fast;
 use parse::Headers;
+pub use read::{begin, quote, unreadable};
 use select::{Choice, Takers};
 
 /// What one step leaves to the next: per CPU and hook in the kernel.
@@ -47,6 +49,8 @@ pub struct Scratch<F: Family> {
 pub enum Step {
     /// [`begin`]: the short way is not for this packet.
     Begin,
+    /// [`quote`]: the packet is an ICMP error.
+    Quote,
     /// [`track`]: the headers are known.
     Track,
     /// [`unreadable`]: the headers cannot be read, for this reason.
@@ -71,6 +75,8 @@ pub trait Steps {
     fn fast(&mut self) -> Step;
     /// [`begin`].
     fn begin(&mut self) -> Step;
+    /// [`quote`].
+    fn quote(&mut self) -> Step;
     /// [`unreadable`].
     fn unreadable(&mut self, reason: Counter) -> Step;
     /// [`track`].
@@ -93,6 +99,9 @@ pub fn run(steps: &mut impl Steps) -> (Verdict, Counter) {
     let mut step = steps.fast();
     if let Step::Begin = step {
         step = steps.begin();
+    }
+    if let Step::Quote = step {
+        step = steps.quote();
     }
     if let Step::Unreadable(reason) = step {
         step = steps.unreadable(reason);
@@ -119,6 +128,7 @@ pub fn run(steps: &mut impl Steps) -> (Verdict, Counter) {
         Step::End(verdict, reason) => (verdict, reason),
         // The order above leaves nothing else.
         Step::Begin
+        | Step::Quote
         | Step::Unreadable(_)
         | Step::Track
         | Step::Refresh
@@ -127,39 +137,6 @@ pub fn run(steps: &mut impl Steps) -> (Verdict, Counter) {
         | Step::Finish
         | Step::Answer(..) => (Verdict::Drop, Counter::AnswerSuppressed),
     }
-}
-
-/// Stage 1: what is it? `l3` is the offset of its IP header.
-#[inline(always)]
-pub fn begin<F: Family, P: Packet>(
-    packet: &P,
-    scratch: &mut Scratch<F>,
-    l3: usize,
-) -> Result<Step, Stop> {
-    match parse::parse::<F, P>(packet, l3, &mut scratch.headers) {
-        Ok(()) => Ok(Step::Track),
-        Err(Stop::Pass(reason @ (Counter::Truncated | Counter::TooManyHeaders))) => {
-            Ok(Step::Unreadable(reason))
-        }
-        Err(stop) => Err(stop),
-    }
-}
-
-/// Stage 1, where the headers cannot be read: what wants to a Service is not let through
-/// untranslated (S-133).
-#[inline(always)]
-pub fn unreadable<F: Family, P: Packet, T: Tables<F>>(
-    packet: &P,
-    tables: &T,
-    l3: usize,
-    reason: Counter,
-) -> Result<Step, Stop> {
-    let config = tables.config().ok_or(Stop::Pass(Counter::Unconfigured))?;
-    let dst: F::Addr = parse::destination::<F, P>(packet, l3)?;
-    if frontend::is_served(tables, config, &dst) {
-        return Err(Stop::Drop(Counter::Unparsable));
-    }
-    Err(Stop::Pass(reason))
 }
 
 /// Stages 2 and 3: whose is it?

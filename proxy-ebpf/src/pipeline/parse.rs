@@ -87,7 +87,8 @@ struct Network<A: Address> {
     fragmenting: Fragmenting,
 }
 
-/// Reads the headers into `headers`. Ends on any bytes; never reads behind the packet.
+/// Reads the headers into `headers`, for an ICMP error all but those that it quotes ([`quoted`]).
+/// Ends on any bytes; never reads behind the packet.
 #[inline(always)]
 pub fn parse<F: Family, P: Packet>(
     packet: &P,
@@ -123,7 +124,7 @@ pub fn parse<F: Family, P: Packet>(
     } else if network.protocol == F::ICMP {
         let kind: u8 = packet.read(network.l4 + icmp::TYPE)?;
         if is_error::<F>(kind) {
-            quoted::<F, P>(packet, headers, network.l4)?;
+            headers.transport = Transport::IcmpError;
         }
     }
     Ok(())
@@ -232,17 +233,12 @@ fn read_ports<F: Family, P: Packet>(
 
 /// The packet that an ICMP error quotes takes the place of the packet itself in the headers.
 #[inline(always)]
-fn quoted<F: Family, P: Packet>(
-    packet: &P,
-    headers: &mut Headers<F>,
-    l4: usize,
-) -> Result<(), Stop> {
-    let at = l4 + icmp::LEN;
-    let inner = network::<F, P, 0>(packet, at)?;
+pub fn quoted<F: Family, P: Packet>(packet: &P, headers: &mut Headers<F>) -> Result<(), Stop> {
+    let at = headers.l4.get() + icmp::LEN;
+    let inner = network::<F, P, EXT_HEADERS_MAX>(packet, at)?;
     if !has_ports(inner.protocol) || matches!(inner.fragment, Fragment::Later) {
         return Err(Stop::Pass(Counter::IcmpOther));
     }
-    headers.transport = Transport::IcmpError;
     headers.quoted = Offset::new(at)?;
     headers.quoted_l4 = Offset::new(inner.l4)?;
     headers.protocol = inner.protocol;

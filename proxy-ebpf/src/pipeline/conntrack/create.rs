@@ -1,8 +1,8 @@
 //! The end of a new flow: its two entries, under a tuple that nobody else uses.
 
 use proxy_common::{
-    Address, CLOSED_KEEPS_TUPLE_SECS, Config, Connection, Counter, FlowKey, SNAT_TRIES_MAX, Side,
-    protocol,
+    Address, CLOSED_KEEPS_TUPLE_SECS, Config, Connection, Counter, FlowKey, SNAT_LOOKS_MAX,
+    SNAT_TRIES_MAX, Side, protocol,
 };
 
 use super::{Entries, closed_bit, expired, find, is_reply, set_other};
@@ -139,15 +139,16 @@ where
     T: Tables<F>,
     E: Environment<F>,
 {
-    let ports = range_len(&config.snat_ports[0]) + range_len(&config.snat_ports[1]);
     let mut port = port;
+    let mut search = Search::new::<F, E>(env, ports(config));
     for _ in 0..SNAT_TRIES_MAX {
-        if let SourcePort::FromRanges = port {
-            let position = ((env.random() as u64 * ports as u64) >> 32) as u32;
-            entries.connection.to.sport = port_at(&config.snat_ports, position);
-        }
-        set_other(entries);
-        let is_free = gives_way(tables, config, entries, FlowTable::Flows)
+        let is_unknown = if let SourcePort::FromRanges = port {
+            find_port(tables, env, config, entries, &mut search)
+        } else {
+            set_other(entries);
+            false
+        };
+        let is_free = (is_unknown || gives_way(tables, config, entries, FlowTable::Flows))
             && (matches!(port, SourcePort::OfPacket)
                 || !env.socket_owns(&entries.other_key.tuple, entries.key.protocol));
         // What HANDSHAKES has of the tuple is looked at only where something is in the way.
@@ -164,6 +165,72 @@ where
         }
     }
     Err(Stop::Drop(Counter::SnatPortsExhausted))
+}
+
+/// Where ports are looked for, in SNAT ranges that begin at 0 and end at 2^32. No position is
+/// counted from another, and nothing branches: what the verifier knows of one look, it knows of each.
+struct Search {
+    at: u32,
+    /// To the next port of a small range.
+    step: u32,
+    /// The bits that chance decides at each look.
+    by_chance: u32,
+}
+
+impl Search {
+    /// In a small range by one port after the other, so that each is tried; in a larger one
+    /// anywhere, so that ports in use do not gather.
+    #[inline(always)]
+    fn new<F: Family, E: Environment<F>>(env: &E, ports: u32) -> Self {
+        let is_small = ports <= (SNAT_TRIES_MAX * SNAT_LOOKS_MAX) as u32;
+        Self {
+            at: env.random(),
+            step: u32::MAX.checked_div(ports).unwrap_or(0).wrapping_add(1),
+            by_chance: if is_small { 0 } else { u32::MAX },
+        }
+    }
+
+    /// The next position among so many.
+    #[inline(always)]
+    fn next<F: Family, E: Environment<F>>(&mut self, env: &E, ports: u32) -> u32 {
+        self.at = self.at.wrapping_add(self.step) ^ (env.random() & self.by_chance);
+        ((self.at as u64 * ports as u64) >> 32) as u32
+    }
+}
+
+/// Sets the source port to one that no connection has in FLOWS, and returns true; or to the last
+/// one that was looked at.
+#[inline(always)]
+fn find_port<F, T, E>(
+    tables: &T,
+    env: &E,
+    config: &Config,
+    entries: &mut Entries<F>,
+    search: &mut Search,
+) -> bool
+where
+    F: Family,
+    T: Tables<F>,
+    E: Environment<F>,
+{
+    for _ in 0..SNAT_LOOKS_MAX {
+        let position = search.next::<F, E>(env, ports(config));
+        entries.connection.to.sport = port_at(&config.snat_ports, position);
+        set_other(entries);
+        let Entries {
+            other_key, found, ..
+        } = entries;
+        if !tables.flow(FlowTable::Flows, other_key, found) {
+            return true;
+        }
+    }
+    false
+}
+
+/// How many ports the SNAT ranges have.
+#[inline(always)]
+fn ports(config: &Config) -> u32 {
+    range_len(&config.snat_ports[0]) + range_len(&config.snat_ports[1])
 }
 
 #[inline(always)]

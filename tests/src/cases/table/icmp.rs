@@ -14,6 +14,8 @@ const SHORT: usize = 8;
 pub fn cases() -> Vec<Case> {
     [
         translated(),
+        behind_headers(),
+        without_ports(),
         last_hop(),
         too_big(),
         too_big_fragments(),
@@ -105,6 +107,86 @@ fn translated() -> Vec<Case> {
         );
     }
     cases
+}
+
+/// Errors whose quoted packet has options or extension headers, or is a first fragment.
+fn behind_headers() -> Vec<Case> {
+    let options = |packet: PacketSpec| packet.extras(Extras::Options);
+    let fragment = |packet: PacketSpec| packet.part(0, true);
+    let mut cases = Vec::new();
+    for (name, quote) in [
+        ("options", &options as &dyn Fn(PacketSpec) -> PacketSpec),
+        ("a fragment header", &fragment),
+        ("both", &|packet| fragment(options(packet))),
+    ] {
+        let about = |src: At, dst: At, by: At| {
+            let quoted = quote(quoted_udp(src, dst));
+            icmp_error(by, (src.0, 0), IcmpKind::TooBig(1400), quoted, SHORT)
+        };
+        let kept = stack(POD_AT, VIP, REMOTE_AT).udp();
+        let case = |who, error| {
+            let name = format!("an error to {who} about a packet with {name}");
+            case(name, &["S-130", "S-133"], error)
+        };
+        cases.extend([
+            case("a client here", about(POD_AT, REMOTE_AT, router()))
+                .egress(POD)
+                .flow(kept)
+                .passed(about(POD_AT, VIP, router()), &[Related]),
+            case("a client outside", about(SNAT_AT, REMOTE_AT, router()))
+                .ingress(UPLINK)
+                .flow(node_flow().udp())
+                .redirected(UPLINK, about(CLIENT_AT, NODE_AT, router()), &[Related]),
+            case("a backend", about(NODE_AT, CLIENT_AT, router()))
+                .ingress(UPLINK)
+                .flow(node_flow().udp())
+                .redirected(UPLINK, about(REMOTE_AT, SNAT_AT, router()), &[Related]),
+        ]);
+    }
+    cases
+}
+
+/// Errors whose quoted packet shows no ports.
+fn without_ports() -> Vec<Case> {
+    let error = |to: At, quoted: PacketSpec| {
+        let quoted_len = quoted.payload.len().max(SHORT);
+        icmp_error(
+            router(),
+            (to.0, 0),
+            IcmpKind::TooBig(1400),
+            quoted,
+            quoted_len,
+        )
+    };
+    let many = udp(SNAT_AT, REMOTE_AT).extras(Extras::TooMany);
+    let many_of_vip = udp(VIP, CLIENT_AT).extras(Extras::TooMany);
+    let later = udp(SNAT_AT, REMOTE_AT).later(protocol::UDP, 9);
+    let unread = |case: Case| Case {
+        families: Families::V6,
+        ..case.ingress(UPLINK).flow(node_flow().udp())
+    };
+    vec![
+        unread(case(
+            "an error about a packet with more headers than are walked",
+            &["S-130", "S-133"],
+            error(SNAT_AT, many),
+        ))
+        .left_alone(TooManyHeaders),
+        unread(case(
+            "an error to a ClusterIP about a packet with more headers than are walked",
+            &["S-130", "S-133"],
+            error(VIP, many_of_vip),
+        ))
+        .dropped(Unparsable),
+        case(
+            "an error about a later fragment, which has no ports",
+            &["S-130", "S-131"],
+            error(SNAT_AT, later),
+        )
+        .ingress(UPLINK)
+        .flow(node_flow().udp())
+        .left_alone(IcmpOther),
+    ]
 }
 
 fn last_hop() -> Vec<Case> {
