@@ -3,6 +3,7 @@
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
+use super::monitors::Arrivals;
 use super::node_wait::{Needs, Source as NodeSource};
 use super::socket::{self, Request};
 use super::{AgentError, RunOptions};
@@ -113,8 +114,9 @@ pub fn end_after(maps: &mut KernelMaps, more: Option<u64>) {
 }
 
 /// Without its socket the agent works, but cannot be asked.
-pub fn listen(datapath: &Datapath, sender: mpsc::Sender<Request>) {
-    let listening = socket::path(datapath.pins()).and_then(|path| socket::listen(&path, sender));
+pub fn listen(datapath: &Datapath, sender: mpsc::Sender<Request>, arrivals: Arrivals) {
+    let path = socket::path(datapath.pins());
+    let listening = path.and_then(|path| socket::listen(&path, sender, arrivals));
     if let Err(error) = listening {
         tracing::warn!(%error, "no socket: `shunt status` reads the pins");
     }
