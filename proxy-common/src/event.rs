@@ -118,6 +118,6 @@ impl Monitor {
     ) -> bool {
         self.kinds & kind.bit() != 0
             && now() < self.until_secs
-            && (self.one_in <= 1 || random() % self.one_in == 0)
+            && (self.one_in <= 1 || random().is_multiple_of(self.one_in))
     }
 }

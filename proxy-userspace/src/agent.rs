@@ -193,9 +193,7 @@ impl Agent {
         let has_socket_lb = settings.socket_lb != SocketLb::Off;
         let node_name = settings.node_name.clone();
         let events = Events::to_servers(clients, node_name.clone());
-        let (asked, requests) = mpsc::channel(socket::QUEUED_MAX);
-        let (monitors, arrivals) = Monitors::start(datapath.pins());
-        setup::listen(&datapath, asked.clone(), arrivals);
+        let (asked, requests, monitors) = setup::listen(&datapath);
         let mut health = HealthSide::start(&options, asked, &events)?;
         health.take_intake(told);
         events.publish(setup::starting());

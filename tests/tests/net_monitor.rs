@@ -61,7 +61,7 @@ impl Monitor {
 
     fn await_note(&mut self, part: &str) -> Result<()> {
         let mut said = Vec::new();
-        while let Some(line) = self.notes.next() {
+        for line in self.notes.by_ref() {
             let line = line?;
             if line.contains(part) {
                 return Ok(());

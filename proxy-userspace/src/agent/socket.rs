@@ -1,5 +1,5 @@
-//! The agent's socket: one line in, one JSON value out; for a monitor one a line. It lies in /run, and its name follows
-//! from the agent's pins, so that `shunt status --bpffs DIR` finds it.
+//! The agent's socket: one line in, one JSON value out; a monitor gets one a line. It lies in /run,
+//! and its name follows from the agent's pins, so that `shunt status --bpffs DIR` finds it.
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};

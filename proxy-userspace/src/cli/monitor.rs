@@ -25,6 +25,10 @@ use crate::monitor::{Clock, Filter, Line, view};
 
 /// Between two renewals of the lease, and two looks for an agent.
 const RENEWED: Duration = Duration::from_secs(1);
+/// An agent that dies still takes connections for a moment.
+const UNANSWERED_MAX: u32 = 3;
+/// Between two of them.
+const UNANSWERED_PACE: Duration = Duration::from_millis(200);
 /// Events taken at once.
 const BATCH_MAX: usize = 256;
 
@@ -35,6 +39,8 @@ enum Ended {
     Enough,
     /// The agent has ended, or one has come.
     Agent,
+    /// The agent has ended before it began.
+    Unanswered,
 }
 
 /// Prints events as they happen, until a signal comes, nobody reads or enough were printed.
@@ -77,6 +83,7 @@ async fn until_signal(pins: &Pins, filter: &Filter, printer: Printer) -> anyhow:
 /// By the agent while one runs, and else by the pins.
 async fn listen(pins: &Pins, filter: &Filter, mut printer: Printer) -> anyhow::Result<()> {
     let path = socket::path(pins).context("finding the agent's socket")?;
+    let mut unanswered = 0;
     loop {
         let stream = socket::monitor(&path, filter)
             .await
@@ -85,8 +92,16 @@ async fn listen(pins: &Pins, filter: &Filter, mut printer: Printer) -> anyhow::R
             Some(stream) => by_agent(stream, &mut printer).await?,
             None => by_pins((pins, &path), filter, &mut printer).await?,
         };
-        if ended == Ended::Enough {
-            return Ok(());
+        match ended {
+            Ended::Enough => return Ok(()),
+            Ended::Agent => unanswered = 0,
+            Ended::Unanswered if unanswered == UNANSWERED_MAX => {
+                bail!("the agent that runs answers nothing: is it of another version?")
+            }
+            Ended::Unanswered => {
+                unanswered += 1;
+                tokio::time::sleep(UNANSWERED_PACE).await;
+            }
         }
     }
 }
@@ -112,10 +127,10 @@ async fn by_agent(stream: UnixStream, printer: &mut Printer) -> anyhow::Result<E
             }
         }
     }
-    if !is_started {
-        bail!("the agent that runs answers nothing: is it of another version?");
-    }
-    Ok(Ended::Agent)
+    Ok(match is_started {
+        true => Ended::Agent,
+        false => Ended::Unanswered,
+    })
 }
 
 async fn by_pins(
