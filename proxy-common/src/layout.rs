@@ -69,9 +69,11 @@ pub const LAYOUTS: &[Layout] = &[
     layout!("AffinityEntry", AffinityEntry: backend generation last_used_secs tag),
     layout!("BackendCounts", BackendCounts: connections packets_to bytes_to packets_from bytes_from),
     layout!("Config", Config: host_netns_cookie abi_version hz flags redirect_mark snat_ports detect_local timeouts answers_per_sec v4 v6),
+    layout!("Event", Event: time_ns src dst to ifindex frontend backend reason sport dport to_port kind hook family protocol tcp_flags pad),
     layout!("FragmentPorts", FragmentPorts: sport dport),
     layout!("FrontendCounts", FrontendCounts: connections refused dropped),
     layout!("Interface", Interface: flags mtu bridge mac pad addr4 addr6),
+    layout!("Monitor", Monitor: until_secs one_in kinds pad),
     layout!("NextHop", NextHop: dst src),
     layout!("Path", Path: kind flags mtu ifindex),
 ];

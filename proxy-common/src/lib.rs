@@ -9,6 +9,7 @@ pub mod address;
 pub mod backend;
 pub mod config;
 pub mod counts;
+pub mod event;
 pub mod exchange;
 pub mod flow;
 pub mod frontend;
@@ -24,6 +25,7 @@ pub use address::{Addr4, Addr6, Address, Be16, Be32};
 pub use backend::{Backend, BackendState};
 pub use config::{Cidr, Config, DetectLocal, FamilyConfig};
 pub use counts::{BackendCounts, FrontendCounts};
+pub use event::{EVENTS_SIZE, Event, EventKind, Monitor};
 pub use flow::{
     AffinityEntry, AffinityKey, Connection, FlowKey, FragmentKey, FragmentPorts, NextHop, Tuple,
 };

@@ -106,6 +106,7 @@ counters! {
     XdpPassed = 55, "left by XDP to tc, as it came";
     XdpAnswered = 56, "redirected, answered or dropped by XDP";
     Tagged = 57, "of a VLAN, whose own device sees it without its tag";
+    EventLost = 58, "an event for monitors that found no room in EVENTS";
 }
 
 const _: () = {

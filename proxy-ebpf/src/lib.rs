@@ -17,6 +17,7 @@ pub mod pipeline;
 pub mod socket;
 pub mod stop;
 pub mod tables;
+pub mod tell;
 pub mod wire;
 
 pub use environment::{Environment, Hook};

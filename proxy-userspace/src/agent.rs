@@ -6,6 +6,7 @@ mod error;
 mod health;
 mod intake;
 mod lookout;
+mod monitors;
 pub mod names;
 mod node_wait;
 mod setup;
@@ -25,6 +26,7 @@ use self::config_file::ConfigFile;
 use self::health::HealthSide;
 use self::intake::Intake;
 use self::lookout::Lookout;
+use self::monitors::Monitors;
 use self::node_wait::{NodeError, NodeWait};
 use self::socket::Request;
 use self::sources::Sources;
@@ -86,6 +88,8 @@ enum Event {
     Audit,
     /// Somebody asks.
     Asked(Request),
+    /// The first monitor has come.
+    Monitored,
     /// SIGTERM or SIGINT.
     Stop,
 }
@@ -109,6 +113,7 @@ pub async fn run(options: AgentOptions, run_options: RunOptions) -> Result<(), A
             Event::Wakeup => agent.reconcile(),
             Event::Audit => agent.audit(),
             Event::Asked(request) => agent.answer(request),
+            Event::Monitored => agent.monitors.tell(&agent.reconciler),
             Event::Stop => {
                 tracing::info!("stopped; the datapath stays in place");
                 return Ok(());
@@ -147,6 +152,7 @@ struct Agent {
     last_read: Instant,
     next_read: Instant,
     requests: mpsc::Receiver<Request>,
+    monitors: Monitors,
     health: HealthSide,
     lookout: Lookout,
     terminate: Signal,
@@ -187,8 +193,7 @@ impl Agent {
         let has_socket_lb = settings.socket_lb != SocketLb::Off;
         let node_name = settings.node_name.clone();
         let events = Events::to_servers(clients, node_name.clone());
-        let (asked, requests) = mpsc::channel(socket::QUEUED_MAX);
-        setup::listen(&datapath, asked.clone());
+        let (asked, requests, monitors) = setup::listen(&datapath);
         let mut health = HealthSide::start(&options, asked, &events)?;
         health.take_intake(told);
         events.publish(setup::starting());
@@ -207,6 +212,7 @@ impl Agent {
             destroyer: has_socket_lb.then(|| setup::destroyer(&datapath)).flatten(),
             reconciler: Reconciler::restore(settings, &maps).with_store(store),
             requests,
+            monitors,
             health,
             lookout: Lookout::new(events, options.audit_period),
             datapath,
@@ -239,6 +245,7 @@ impl Agent {
             () = sleep_until(self.next_read) => Event::ReadInterfaces,
             changed = self.changes.next() => Event::Interfaces(changed),
             Some(request) = self.requests.recv() => Event::Asked(request),
+            Some(()) = self.monitors.wanted() => Event::Monitored,
             () = at(wakeup) => Event::Wakeup,
             () = sleep_until(self.lookout.next) => Event::Audit,
             _ = self.objects.recv_many(&mut self.batch, BATCH_MAX) => Event::Objects,
@@ -268,6 +275,7 @@ impl Agent {
             .reconciled(&self.reconciler, report.failed, took);
         self.tell_room(report.full);
         if report != Report::default() {
+            self.monitors.tell(&self.reconciler);
             let Report {
                 writes,
                 failed,

@@ -18,6 +18,7 @@ pub mod logging;
 pub mod map_dump;
 pub mod maps;
 pub mod memory;
+pub mod monitor;
 pub mod objects;
 pub mod pipeline;
 pub mod restore;

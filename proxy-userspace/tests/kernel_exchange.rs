@@ -55,9 +55,15 @@ fn any_map(pins: &Pins, kind: PinKind, name: &str) -> AnyMap {
 
 type Content = BTreeMap<&'static str, Vec<(Vec<u8>, Vec<u8>)>>;
 
+/// The maps that hold something: records of a ring buffer are gone when they are read.
+fn lasting() -> impl Iterator<Item = MapSpec> {
+    let all = catalog(&sizes(1)).into_iter();
+    all.filter(|spec| spec.kind != MapKind::RingBuf)
+}
+
 /// What every map holds, by its name.
 fn content(pins: &Pins) -> Content {
-    let all = catalog(&sizes(1)).into_iter().map(|spec| {
+    let all = lasting().map(|spec| {
         let mut entries = any_map(pins, PinKind::Maps, spec.name).entries().unwrap();
         entries.sort();
         (spec.name, entries)
@@ -87,7 +93,7 @@ fn key(abi: &Abi, spec: &MapSpec) -> Vec<u8> {
     let [layout, _] = abi.types(spec.name).unwrap();
     match spec.kind {
         MapKind::Array | MapKind::PerCpuArray => {
-            u32::from(spec.name != "CONFIG").to_ne_bytes().to_vec()
+            u32::from(spec.max_entries > 1).to_ne_bytes().to_vec()
         }
         _ => value(abi, layout),
     }
@@ -109,6 +115,7 @@ fn pin_foreign(place: &Place, text: &str) -> Abi {
         };
         let entries = spec.max_entries.min(256);
         let entries = match spec.name {
+            "EVENTS" => spec.max_entries,
             "PORT_FILTER" if abi.version < ADDRESSES_SINCE => ADDRESSES_START,
             "PORT_FILTER" => spec.max_entries,
             _ => entries,
@@ -117,7 +124,7 @@ fn pin_foreign(place: &Place, text: &str) -> Abi {
         let map = sys::map_create(spec.kind as u32, map_sizes, flags).unwrap();
         let path = pins.path(PinKind::Maps, spec.name);
         sys::pin(map.as_fd(), &path).unwrap();
-        if spec.kind != MapKind::PerCpuArray {
+        if !matches!(spec.kind, MapKind::PerCpuArray | MapKind::RingBuf) {
             let [_, layout] = abi.types(spec.name).unwrap();
             let key = key(&abi, &spec);
             sys::map_update(map.as_fd(), &key, &value(&abi, layout)).unwrap();
@@ -137,7 +144,7 @@ fn pin_text(pins: &Pins, text: &str) {
 /// Every field that both builds know is what it was; the others are zero.
 fn check_converted(pins: &Pins, from: &Abi) {
     let ours = Abi::current();
-    for spec in catalog(&sizes(1)) {
+    for spec in lasting() {
         if spec.kind == MapKind::PerCpuArray || from.sizes(spec.name).is_none() {
             continue;
         }

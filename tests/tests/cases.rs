@@ -131,6 +131,7 @@ fn the_cases_reach_every_counter_of_the_packet_path() {
         XdpPassed,
         XdpAnswered,
         Tagged,
+        EventLost,
     ];
     let cases = table();
     let reached: BTreeSet<Counter> = cases

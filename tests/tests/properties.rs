@@ -14,7 +14,7 @@ use tests::cases::host::{self, HostEnvironment, NOW};
 use tests::cases::packets::{PacketSpec, echo, syn, udp};
 use tests::cases::verify::{Ends, ends, wrong_checksum};
 use tests::cases::world::*;
-use tests::cases::{Case, Outcome, random, xdp};
+use tests::cases::{Case, Outcome, events, random, xdp};
 use tests::rules;
 
 /// Counters that tell of a flow beside the reason of the packet's end.
@@ -65,6 +65,7 @@ fn any_bytes<F: CaseFamily>(case: &Case, bytes: &[u8]) -> Result<(), TestCaseErr
     let tables = case.world.tables::<F>(1, NOW);
     let env = HostEnvironment::new(&case.world, case.hook, case.ifindex, NOW);
     let outcome = host::send(&tables, &env, bytes.to_vec(), case.segment_len);
+    prop_assert_eq!(events::wrong(bytes, &outcome, &tables), None);
     check_end(&outcome, bytes)
 }
 
@@ -289,6 +290,7 @@ fn packet_counters() -> impl Iterator<Item = &'static Counter> {
         SocketDropped,
         SocketSteppedAside,
         AnswerLimited,
+        EventLost,
     ];
     Counter::ALL
         .iter()

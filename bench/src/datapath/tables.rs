@@ -47,6 +47,8 @@ pub fn world() -> World {
 /// endpoints.
 pub fn services<F: CaseFamily>(services: u32, hz: u32) -> HostTables<F> {
     let mut tables = world().tables::<F>(hz, 0);
+    // Nobody listens.
+    tables.monitor = None;
     for ip_protocol in [protocol::TCP, protocol::UDP] {
         for position in 0..BACKENDS {
             let id = backend_id(ip_protocol, position.into());

@@ -5,11 +5,12 @@ use aya_ebpf::helpers::generated::{
     bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_jiffies64, bpf_set_retval,
 };
 use aya_ebpf::programs::SockAddrContext;
-use proxy_common::{Addr4, Addr6, Address, Be16, Be32, Counter, Tuple, protocol};
+use proxy_common::{Addr4, Addr6, Address, Be16, Be32, Counter, EventKind, Tuple, protocol};
 
 use super::kernel::{find_socket, jiffies_secs};
 use crate::socket::{self, Call, Dial, Outcome, Owner, Surroundings};
 use crate::tables::bpf::{Maps, config, count};
+use crate::tell::{self, Dialed};
 use crate::{Family, Tables, V4, V6};
 
 /// The call goes on.
@@ -193,21 +194,21 @@ where
             owner: owner(ctx),
             source: F::source(ctx),
         };
-        match socket::dial(&Maps, &SockAddr { ctx }, &asked) {
+        let env = SockAddr { ctx };
+        match socket::dial(&Maps, &env, &asked) {
             Outcome::Leave => ALLOW,
             Outcome::Translate(addr, port) => {
                 write(addr);
                 (*ctx).user_port = port.0 as u32;
-                count(match call {
-                    Call::Connect => Counter::SocketConnected,
-                    Call::Send => Counter::SocketSent,
-                });
+                count(socket::translated(call));
                 ALLOW
             }
             Outcome::Refuse(frontend) => {
                 let result = refuse(asked.protocol, call);
                 if result == DENY {
                     Tables::<F>::count_refused(&Maps, frontend);
+                    let told = ended(EventKind::Reject, Counter::SocketRefused, frontend);
+                    tell::dialed(&Maps, &env, &asked, &told);
                 }
                 result
             }
@@ -215,10 +216,24 @@ where
                 let result = drop_call(asked.protocol);
                 if result == DENY {
                     Tables::<F>::count_dropped(&Maps, frontend);
+                    let told = ended(EventKind::Drop, Counter::SocketDropped, frontend);
+                    tell::dialed(&Maps, &env, &asked, &told);
                 }
                 result
             }
         }
+    }
+}
+
+/// What is told of a call that no backend serves.
+#[inline(always)]
+fn ended<F: Family>(kind: EventKind, reason: Counter, frontend: u32) -> Dialed<F> {
+    Dialed {
+        kind,
+        reason,
+        frontend,
+        backend: 0,
+        to: (F::Addr::UNSPECIFIED, Be16(0)),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::packet::xdp::XdpPacket;
 use crate::pipeline::{Refusal, Step};
 use crate::tables::bpf::{Maps, ScratchMap};
 use crate::wire::ethernet;
-use crate::{Family, Hook, Packet, Tables, Verdict, pipeline};
+use crate::{Family, Hook, Packet, Tables, Verdict, pipeline, tell};
 
 /// What the kernel gives a program that runs on a packet.
 pub trait Context: Raw {
@@ -76,7 +76,8 @@ macro_rules! subprograms {
             choose4,
             create4,
             finish4,
-            answer4
+            answer4,
+            tell4
         );
         subprograms!(
             $context,
@@ -91,13 +92,14 @@ macro_rules! subprograms {
             choose6,
             create6,
             finish6,
-            answer6
+            answer6,
+            tell6
         );
     };
     (
         $context:ty, $name:ident, $family:ty, $fast:ident, $begin:ident, $quote:ident,
         $unreadable:ident, $track:ident, $refresh:ident, $choose:ident, $create:ident,
-        $finish:ident, $answer:ident
+        $finish:ident, $answer:ident, $tell:ident
     ) => {
         struct $name {
             ctx: $context,
@@ -163,6 +165,11 @@ macro_rules! subprograms {
                     pack(Step::Answer(reason, answer)),
                 ))
             }
+
+            #[inline(always)]
+            fn tell(&mut self, step: Step) {
+                $tell(self.ctx, self.hook, self.l3, pack(step));
+            }
         }
 
         #[inline(never)]
@@ -213,6 +220,11 @@ macro_rules! subprograms {
         #[inline(never)]
         fn $answer(ctx: $context, l3: u32, step: u64) -> u64 {
             pack(steps::answer::<$family, _>(ctx, l3, unpack(step)))
+        }
+
+        #[inline(never)]
+        fn $tell(ctx: $context, hook: u32, l3: u32, step: u64) {
+            steps::tell::<$family, _>(ctx, hook, l3, unpack(step));
         }
     };
 }
@@ -383,6 +395,21 @@ where
         answer,
     };
     pipeline::answer::<F, _, _, _>(&mut packet, &Maps, &env, refusal)
+}
+
+/// [`tell::ended`].
+#[inline(always)]
+pub fn tell<F: Family, C: Context>(ctx: C, hook: u32, l3: u32, step: Step)
+where
+    Maps: Tables<F>,
+{
+    let env = KernelEnvironment::new(ctx, hook);
+    let Some(end) = tell::wanted::<F, _, _>(&Maps, &env, step) else {
+        return;
+    };
+    // SAFETY: the kernel gave the context to this program run.
+    let packet = unsafe { ctx.packet_as_it_is::<F>() };
+    tell::ended::<F, _, _, _>(&packet, &Maps, &env, end, l3_offset(l3));
 }
 
 /// The scratch map has an element for each hook: this never happens.

@@ -9,7 +9,7 @@ use super::parse::{Fragment, Fragmenting, Headers, Transport};
 use super::select::Choice;
 use super::{Refusal, Scratch, Step, Steps, or_stop};
 use crate::packet::Offset;
-use crate::{Answer, Environment, Family, FlowTable, Packet, Tables, Verdict};
+use crate::{Answer, Environment, Family, FlowTable, Packet, Tables, Verdict, tell};
 
 /// One packet on its way.
 pub struct HostSteps<'a, F: Family, P, T, E> {
@@ -168,5 +168,11 @@ where
             answer,
         };
         super::answer::<F, _, _, _>(self.packet, self.tables, self.env, refusal)
+    }
+
+    fn tell(&mut self, step: Step) {
+        if let Some(end) = tell::wanted(self.tables, self.env, step) {
+            tell::ended(self.packet, self.tables, self.env, end, self.l3);
+        }
     }
 }

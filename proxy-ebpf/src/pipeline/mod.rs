@@ -91,6 +91,8 @@ pub trait Steps {
     fn finish(&mut self) -> Step;
     /// [`answer`].
     fn answer(&mut self, reason: Counter, answer: Answer) -> Step;
+    /// [`tell::ended`](crate::tell::ended): the packet is refused or dropped.
+    fn tell(&mut self, step: Step);
 }
 
 /// Sends one packet down the path, and returns what to do with it and why.
@@ -122,7 +124,10 @@ pub fn run(steps: &mut impl Steps) -> (Verdict, Counter) {
         step = steps.finish();
     }
     if let Step::Answer(reason, answer) = step {
+        steps.tell(step);
         step = steps.answer(reason, answer);
+    } else if let Step::End(Verdict::Drop, _) = step {
+        steps.tell(step);
     }
     match step {
         Step::End(verdict, reason) => (verdict, reason),

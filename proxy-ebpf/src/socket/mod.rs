@@ -10,7 +10,8 @@ mod memory;
 use proxy_common::backend::flags as backend_flags;
 use proxy_common::config::flags as config_flags;
 use proxy_common::{
-    Address, Backend, Be16, Config, Counter, FrontendKey, SocketEntry, frontend, node, protocol,
+    Address, Backend, Be16, Config, Counter, EventKind, FrontendKey, SocketEntry, frontend, node,
+    protocol,
 };
 
 pub use memory::peer;
@@ -19,6 +20,7 @@ use memory::{Chosen, bound, remember_choice, translate};
 use crate::pipeline::affinity::{self, Client};
 use crate::pipeline::frontend::{Found, Place, by_key, detect, is_source_allowed};
 use crate::pipeline::select::{Part, Takers, pick, policy, sticky};
+use crate::tell::{self, Dialed};
 use crate::{Family, Stop, Tables};
 
 /// What a process asks for.
@@ -128,12 +130,29 @@ where
     if serves(tables, env, dial, scope, &backend) {
         if is_new {
             tables.count_connection(found.id, entry.backend, 0);
+            let told = Dialed {
+                kind: EventKind::NewFlow,
+                reason: translated(dial.call),
+                frontend: found.id,
+                backend: entry.backend,
+                to: (entry.addr, entry.port),
+            };
+            tell::dialed(tables, env, dial, &told);
         }
         return translate(tables, dial, entry);
     }
     remember_choice(tables, dial, &entry);
     tables.count(Counter::SocketSteppedAside);
     Outcome::Leave
+}
+
+/// What counts a call that was translated.
+#[inline(always)]
+pub fn translated(call: Call) -> Counter {
+    match call {
+        Call::Connect => Counter::SocketConnected,
+        Call::Send => Counter::SocketSent,
+    }
 }
 
 /// What becomes of a call that no backend serves.

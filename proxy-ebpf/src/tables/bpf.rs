@@ -2,6 +2,7 @@
 
 mod carried;
 mod counts;
+mod events;
 
 use core::ptr;
 
@@ -298,6 +299,16 @@ macro_rules! family {
             fn insert_socket(&self, key: &SocketKey<$addr>, value: &SocketEntry<$addr>) {
                 // No room: the socket sees the backend's address.
                 let _ = <$family>::sockets().insert(key, value, Insert::Any);
+            }
+
+            #[inline(always)]
+            fn monitor(&self) -> Option<Monitor> {
+                events::monitor()
+            }
+
+            #[inline(always)]
+            fn tell(&self, event: &Event) {
+                events::tell(event);
             }
 
             #[inline(always)]

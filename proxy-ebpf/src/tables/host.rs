@@ -36,6 +36,8 @@ pub struct HostTables<F: Family> {
     pub source_ranges: Vec<(u32, u32, F::Addr)>,
     /// INTERFACES.
     pub interfaces: BTreeMap<u32, Interface>,
+    /// MONITORS.
+    pub monitor: Option<Monitor>,
     /// What BPF writes.
     pub written: RefCell<Written<F>>,
 }
@@ -55,6 +57,8 @@ pub struct Written<F: Family> {
     pub answers: (u32, u32),
     /// SOCKETS, as bytes of the key.
     pub sockets: BTreeMap<Vec<u8>, SocketEntry<F::Addr>>,
+    /// EVENTS, without their time.
+    pub events: Vec<Event>,
     /// COUNTERS.
     pub counters: BTreeMap<Counter, u64>,
     /// FRONTEND_COUNTS.
@@ -72,6 +76,7 @@ impl<F: Family> Default for Written<F> {
             affinity: BTreeMap::new(),
             answers: (0, 0),
             sockets: BTreeMap::new(),
+            events: Vec::new(),
             counters: BTreeMap::new(),
             frontend_counts: BTreeMap::new(),
             backend_counts: BTreeMap::new(),
@@ -92,6 +97,7 @@ impl<F: Family> Default for HostTables<F> {
             cluster_ips: BTreeMap::new(),
             source_ranges: Vec::new(),
             interfaces: BTreeMap::new(),
+            monitor: None,
             written: RefCell::default(),
         }
     }
@@ -302,6 +308,14 @@ impl<F: Family> Tables<F> for HostTables<F> {
     fn insert_socket(&self, key: &SocketKey<F::Addr>, value: &SocketEntry<F::Addr>) {
         let key = bytemuck::bytes_of(key).to_vec();
         self.written.borrow_mut().sockets.insert(key, *value);
+    }
+
+    fn monitor(&self) -> Option<Monitor> {
+        self.monitor
+    }
+
+    fn tell(&self, event: &Event) {
+        self.written.borrow_mut().events.push(*event);
     }
 
     fn count(&self, counter: Counter) {

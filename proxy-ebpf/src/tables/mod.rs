@@ -11,8 +11,8 @@ mod flows;
 pub mod host;
 
 use proxy_common::{
-    AffinityEntry, AffinityKey, Backend, Config, Connection, Counter, FlowKey, FragmentKey,
-    FragmentPorts, FrontendKey, Interface, Side, SocketEntry, SocketKey,
+    AffinityEntry, AffinityKey, Backend, Config, Connection, Counter, Event, FlowKey, FragmentKey,
+    FragmentPorts, FrontendKey, Interface, Monitor, Side, SocketEntry, SocketKey,
 };
 
 use crate::{Family, Stop};
@@ -139,6 +139,10 @@ pub trait Tables<F: Family> {
     fn socket(&self, key: &SocketKey<F::Addr>) -> Option<SocketEntry<F::Addr>>;
     /// SOCKETS: remembers.
     fn insert_socket(&self, key: &SocketKey<F::Addr>, value: &SocketEntry<F::Addr>);
+    /// MONITORS: what is to be told of.
+    fn monitor(&self) -> Option<Monitor>;
+    /// EVENTS: tells, with the time of now. Where there is no room, `EventLost` counts it.
+    fn tell(&self, event: &Event);
     /// COUNTERS: one more.
     fn count(&self, counter: Counter);
     /// FRONTEND_COUNTS and BACKEND_COUNTS: a connection begins; with a packet of `bytes` to the

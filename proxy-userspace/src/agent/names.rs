@@ -1,7 +1,7 @@
 //! The names of Services, which the agent alone knows: the maps hold ids.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::socket::{self, Question};
 use super::view::{Dialed, FrontendView};
@@ -46,4 +46,16 @@ pub fn of(views: &[FrontendView]) -> Names {
         }
     }
     names
+}
+
+/// `name`, `ns/name` or `ns/name:port` for `ns/name:port`; also `#ID` for itself.
+pub fn is_service(wanted: &str, found: &str) -> bool {
+    let (service, _) = found.rsplit_once(':').unwrap_or((found, ""));
+    let name = service.rsplit_once('/').map_or(service, |(_, name)| name);
+    [found, service, name].contains(&wanted)
+}
+
+/// An address with or without a port.
+pub fn is_address(wanted: &str, found: SocketAddr) -> bool {
+    wanted.parse() == Ok(found) || wanted.parse::<IpAddr>() == Ok(found.ip())
 }

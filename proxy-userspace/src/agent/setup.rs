@@ -3,6 +3,7 @@
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
+use super::monitors::Monitors;
 use super::node_wait::{Needs, Source as NodeSource};
 use super::socket::{self, Request};
 use super::{AgentError, RunOptions};
@@ -112,10 +113,15 @@ pub fn end_after(maps: &mut KernelMaps, more: Option<u64>) {
     }
 }
 
-/// Without its socket the agent works, but cannot be asked.
-pub fn listen(datapath: &Datapath, sender: mpsc::Sender<Request>) {
-    let listening = socket::path(datapath.pins()).and_then(|path| socket::listen(&path, sender));
+/// Without its socket the agent works, but cannot be asked. Returns where questions are put, where
+/// they come, and who is told of events.
+pub fn listen(datapath: &Datapath) -> (mpsc::Sender<Request>, mpsc::Receiver<Request>, Monitors) {
+    let (asked, requests) = mpsc::channel(socket::QUEUED_MAX);
+    let (monitors, arrivals) = Monitors::start(datapath.pins());
+    let path = socket::path(datapath.pins());
+    let listening = path.and_then(|path| socket::listen(&path, asked.clone(), arrivals));
     if let Err(error) = listening {
         tracing::warn!(%error, "no socket: `shunt status` reads the pins");
     }
+    (asked, requests, monitors)
 }

@@ -11,6 +11,7 @@ use crate::datapath::TcChoice;
 use crate::datapath::xdp::XdpChoice;
 use crate::explain::{From, Protocol, packets};
 use crate::ip_text::parse_ip;
+use crate::monitor::{Type, filter};
 
 /// A Kubernetes Service load balancer on eBPF.
 #[derive(Parser, Debug)]
@@ -36,6 +37,8 @@ pub enum Command {
     Top(TopArgs),
     /// List the live connections of the packet path
     Flows(FlowsArgs),
+    /// Print new flows, refusals, drops and changes of Services as they happen
+    Monitor(MonitorArgs),
     /// Say what happens to the first packet of a connection, and why
     Explain(Box<ExplainArgs>),
     /// Show the level of the running agent's log, or set it
@@ -229,6 +232,35 @@ pub struct FlowsArgs {
     #[arg(short, long)]
     pub watch: bool,
     /// Where the pins are.
+    #[command(flatten)]
+    pub query: QueryArgs,
+}
+
+/// `shunt monitor`.
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+pub struct MonitorArgs {
+    /// Only what this Service has part in: NAME, NAMESPACE/NAME or NAMESPACE/NAME:PORT
+    #[arg(long, value_name = "SERVICE")]
+    pub service: Option<String>,
+    /// Only what this backend has part in: its address, with or without a port
+    #[arg(long, value_name = "ADDRESS", value_parser = filter::backend)]
+    pub backend: Option<String>,
+    /// Only these types, separated by commas
+    #[arg(long = "type", value_name = "TYPE", value_enum, value_delimiter = ',')]
+    pub types: Vec<Type>,
+    /// Only what ends for these reasons (names of counters), separated by commas
+    #[arg(long = "reason", value_name = "NAME", value_delimiter = ',')]
+    #[arg(value_parser = filter::reason)]
+    pub reasons: Vec<String>,
+    /// One event of the datapath in so many
+    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    pub sample: u32,
+    /// End after so many events
+    #[arg(short = 'n', long, value_name = "COUNT")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// Where the pins are, and the form: JSON is one object a line, YAML a document each.
     #[command(flatten)]
     pub query: QueryArgs,
 }

@@ -1,7 +1,7 @@
 //! `shunt flows`.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use comfy_table::Table;
 use serde::Serialize;
@@ -10,7 +10,7 @@ use super::args::FlowsArgs;
 use super::query::Nameless;
 use super::table;
 use super::watch::{self, Parts};
-use crate::agent::names;
+use crate::agent::names::{self, is_address, is_service};
 use crate::datapath::pin::Pins;
 use crate::flows::{self, FlowView};
 
@@ -58,18 +58,6 @@ fn is_wanted(args: &FlowsArgs, flow: &FlowView) -> bool {
         let found = flow.service.as_deref();
         found.is_some_and(|found| is_service(wanted, found))
     }) && backend.is_none_or(|wanted| is_address(wanted, flow.backend))
-}
-
-/// `name`, `ns/name` or `ns/name:port` for `ns/name:port`; also `#ID` for itself.
-pub(super) fn is_service(wanted: &str, found: &str) -> bool {
-    let (service, _) = found.rsplit_once(':').unwrap_or((found, ""));
-    let name = service.rsplit_once('/').map_or(service, |(_, name)| name);
-    [found, service, name].contains(&wanted)
-}
-
-/// An address with or without a port.
-fn is_address(wanted: &str, found: SocketAddr) -> bool {
-    wanted.parse() == Ok(found) || wanted.parse::<IpAddr>() == Ok(found.ip())
 }
 
 fn shown(flows: &[FlowView]) -> String {

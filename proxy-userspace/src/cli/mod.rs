@@ -8,6 +8,7 @@ pub mod flows;
 pub mod form;
 pub mod kube_proxy_flags;
 pub mod log_level;
+pub mod monitor;
 pub mod query;
 pub mod run;
 pub mod service;
@@ -38,6 +39,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         },
         Command::Top(args) => top::show(&args),
         Command::Flows(args) => flows::show(&args),
+        Command::Monitor(args) => monitor::show(&args),
         Command::Explain(args) => explain::explain(*args),
         Command::LogLevel(args) => log_level::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),

@@ -7,10 +7,10 @@ use comfy_table::Table;
 use proxy_common::{Addr4, Addr6};
 
 use super::args::{ListOutput, Output, QueryArgs, ServiceGetArgs, ServiceListArgs};
-use super::flows::is_service;
 use super::query::{self, Answer, Nameless};
 use super::table;
 use super::watch::{self, Parts};
+use crate::agent::names::is_service;
 use crate::agent::socket::Question;
 use crate::agent::view::{self, BackendView, FrontendView};
 

@@ -16,7 +16,13 @@ use super::sys;
 pub const ABI_MAP: &str = "ABI";
 
 /// Types that are not structures, with their sizes.
-const PLAIN: [(&str, usize); 4] = [("u32", 4), ("u64", 8), ("Addr4", 4), ("Addr6", 16)];
+const PLAIN: [(&str, usize); 5] = [
+    ("none", 0),
+    ("u32", 4),
+    ("u64", 8),
+    ("Addr4", 4),
+    ("Addr6", 16),
+];
 
 /// What one build writes into its maps.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -3,11 +3,11 @@
 
 use proxy_common::{
     AFFINITY_DEFAULT, Addr4, Addr6, Address, AffinityEntry, AffinityKey, BACKENDS_DEFAULT, Backend,
-    BackendCounts, CLUSTER_IPS_DEFAULT, ClusterIpKey, Config, Connection, FLOWS_DEFAULT,
-    FRAGMENTS_MAX, FRONTENDS_DEFAULT, FlowKey, FragmentKey, FragmentPorts, Frontend,
-    FrontendCounts, FrontendKey, HANDSHAKES_DEFAULT, INTERFACES_MAX, Interface, NODE_ADDRESSES_MAX,
-    SLOTS_DEFAULT, SOCKETS_DEFAULT, SOURCE_RANGES_DEFAULT, SocketEntry, SocketKey, SourceRangeKey,
-    port_filter, reasons,
+    BackendCounts, CLUSTER_IPS_DEFAULT, ClusterIpKey, Config, Connection, EVENTS_SIZE,
+    FLOWS_DEFAULT, FRAGMENTS_MAX, FRONTENDS_DEFAULT, FlowKey, FragmentKey, FragmentPorts, Frontend,
+    FrontendCounts, FrontendKey, HANDSHAKES_DEFAULT, INTERFACES_MAX, Interface, Monitor,
+    NODE_ADDRESSES_MAX, SLOTS_DEFAULT, SOCKETS_DEFAULT, SOURCE_RANGES_DEFAULT, SocketEntry,
+    SocketKey, SourceRangeKey, port_filter, reasons,
 };
 
 /// Sizes of the maps whose size is a matter of taste. A pinned map keeps its size.
@@ -63,6 +63,8 @@ pub enum MapKind {
     LruHash = 9,
     /// Longest prefix match.
     LpmTrie = 11,
+    /// Records that one reader takes out; it has neither keys nor values.
+    RingBuf = 27,
 }
 
 /// What one map must be.
@@ -116,6 +118,15 @@ pub fn catalog(sizes: &MapSizes) -> Vec<MapSpec> {
         spec!(u32, u64, "COUNTERS", PerCpuArray, reasons::COUNTERS_LEN),
         spec!(u32, Config, "CONFIG", Array, 1),
         spec!(u32, Interface, "INTERFACES", Hash, INTERFACES_MAX),
+        spec!(u32, Monitor, "MONITORS", Array, 1),
+        MapSpec {
+            name: "EVENTS",
+            kind: MapKind::RingBuf,
+            key_size: 0,
+            value_size: 0,
+            max_entries: EVENTS_SIZE,
+            types: ["none"; 2],
+        },
     ]);
     maps
 }

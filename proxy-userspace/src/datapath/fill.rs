@@ -40,8 +40,10 @@ pub fn fill(pins: &Pins) -> Vec<MapFill> {
     let specs = catalog(&MapSizes::default()).into_iter();
     let fills = specs.filter_map(|spec| {
         let is_array = matches!(spec.kind, MapKind::Array | MapKind::PerCpuArray);
-        // Arrays that are indexed by something else than what is allocated never run full.
-        if is_array && !arrays.contains_key(spec.name) {
+        // Arrays that are indexed by something else than what is allocated never run full, and what
+        // finds no room in EVENTS is counted.
+        let is_counted = !is_array && spec.kind != MapKind::RingBuf;
+        if !is_counted && !arrays.contains_key(spec.name) {
             return None;
         }
         let map = AnyMap::new(pins.map(spec.name).ok()?.0).ok()?;

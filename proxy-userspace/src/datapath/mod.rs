@@ -14,6 +14,7 @@ pub mod conntrack_sysctls;
 mod containers;
 pub mod elements;
 pub mod environment;
+pub mod event_ring;
 mod exchange;
 pub mod features;
 pub mod fill;

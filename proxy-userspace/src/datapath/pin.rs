@@ -134,7 +134,7 @@ impl PinKind {
 }
 
 /// The pins below one bpffs folder.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Pins {
     root: PathBuf,
 }

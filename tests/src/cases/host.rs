@@ -11,7 +11,7 @@ use proxy_ebpf::{Environment, Hook, Tables, Verdict};
 
 use super::packets::{Frame, L3, mac_of};
 use super::world::{At, CaseFamily, MARK, ROUTER_MAC, UPLINK, World, route};
-use super::{Case, Outcome};
+use super::{Case, Outcome, events};
 
 /// Where the random numbers of host runs begin.
 const SEED: u32 = 0x2545_f491;
@@ -133,8 +133,9 @@ pub fn compare_ways<F: CaseFamily>(case: &Case, hook: Hook) -> Option<String> {
             (outcome, tables)
         },
     );
-    let difference = flows_differ(&short.1, &long.1);
-    short.0.differs(&long.0).or(difference)
+    let flows = flows_differ(&short.1, &long.1);
+    let told = events::differ(&short.1, &long.1);
+    short.0.differs(&long.0).or(flows).or(told)
 }
 
 /// Runs a case and returns what came of it, and the tables after it.
@@ -170,7 +171,8 @@ pub fn run_all<F: CaseFamily>(cases: &[Case]) -> Vec<String> {
     let mut complaints = Vec::new();
     for case in cases.iter().filter(|case| case.holds_for::<F>()) {
         let (outcome, tables) = run::<F>(case, 1, NOW);
-        let mut complaint = outcome.differs(&case.expected::<F>());
+        let told = events::wrong(&case.bytes::<F>(), &outcome, &tables);
+        let mut complaint = outcome.differs(&case.expected::<F>()).or(told);
         if let Some(bindings) = &case.bindings_after {
             let world = World {
                 bindings: bindings.clone(),

@@ -16,9 +16,10 @@ use proxy_userspace::datapath::load::XDP_PROGRAM;
 use proxy_userspace::datapath::pin::{PinKind, Pins};
 use socket2::{Domain, Socket, Type};
 
+use super::events::Told;
 use super::raw_map::{self, KernelTables};
 use super::world::*;
-use super::{Case, Outcome, host, packets};
+use super::{Case, Outcome, events, host, packets};
 use crate::net::{Netns, Sandbox};
 
 /// Ticks of the programs' clock in a second: so many that it stands still during a test.
@@ -122,6 +123,7 @@ fn ip<F: CaseFamily>(role: Role) -> std::net::IpAddr {
 pub struct Runner {
     ebpf: Ebpf,
     tables: BTreeMap<u8, KernelTables>,
+    told: Told,
 }
 
 /// The object that `build-ebpf` leaves, or SHUNT_EBPF_OBJECT.
@@ -234,7 +236,8 @@ impl Runner {
             (4, KernelTables::open::<V4>(&ebpf)?),
             (6, KernelTables::open::<V6>(&ebpf)?),
         ]);
-        Ok(Self { ebpf, tables })
+        let told = Told::open(&ebpf)?;
+        Ok(Self { ebpf, tables, told })
     }
 
     /// The maps of a family.
@@ -260,8 +263,9 @@ impl Runner {
         kernel.fill(tables)?;
         let output = test_run(&self.ebpf, input)?;
         let kernel = self.tables::<F>();
-        let flows = kernel.flows::<F>();
+        let mut flows = kernel.flows::<F>();
         let counters = kernel.counters()?;
+        flows.written.get_mut().events = self.told.take();
         let outcome = outcome(&output, expected, counters)?;
         Ok((outcome, flows))
     }
@@ -301,6 +305,7 @@ impl Runner {
             host::flows_differ(&flows, &on_host),
             host::bindings_differ(&flows, &on_host),
             host::counts_differ(&flows, &on_host),
+            events::differ(&flows, &on_host),
         ];
         Ok(parts.into_iter().flatten().reduce(|all, part| all + &part))
     }

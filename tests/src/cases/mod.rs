@@ -6,6 +6,7 @@
 //! the agent attaches.
 
 pub mod build;
+pub mod events;
 pub mod flows;
 pub mod host;
 pub mod kernel;

@@ -119,6 +119,7 @@ impl RawMap {
 #[derive(Debug)]
 pub struct KernelTables {
     config: RawMap,
+    monitors: RawMap,
     port_filter: RawMap,
     slots: RawMap,
     counters: RawMap,
@@ -145,6 +146,7 @@ impl KernelTables {
         let family = |name: &str| RawMap::open(ebpf, &format!("{name}{}", F::VERSION));
         Ok(Self {
             config: shared("CONFIG")?,
+            monitors: shared("MONITORS")?,
             port_filter: shared("PORT_FILTER")?,
             slots: shared("SLOTS")?,
             counters: shared("COUNTERS")?,
@@ -182,6 +184,7 @@ impl KernelTables {
         }
         for map in [
             &mut self.config,
+            &mut self.monitors,
             &mut self.port_filter,
             &mut self.slots,
             &mut self.frontends,
@@ -209,6 +212,9 @@ impl KernelTables {
     pub fn fill<F: CaseFamily>(&mut self, tables: &HostTables<F>) -> Result<()> {
         if let Some(config) = &tables.config {
             self.config.put(0, config)?;
+        }
+        if let Some(monitor) = &tables.monitor {
+            self.monitors.put(0, monitor)?;
         }
         for (index, bits) in &tables.port_filter {
             self.port_filter.put(*index, bits)?;

@@ -6,6 +6,7 @@ use proxy_common::*;
 use proxy_ebpf::Family;
 use proxy_ebpf::tables::host::HostTables;
 
+use super::events;
 use super::flows::{Age, Halves};
 use super::world::*;
 
@@ -96,6 +97,7 @@ impl World {
         self.flows(&mut tables, now);
         self.fragments(&mut tables);
         self.bindings(&mut tables, now);
+        tables.monitor = Some(events::monitor(now));
         tables.written.get_mut().answers = (now, self.answers_given);
         tables
     }

@@ -11,7 +11,7 @@ use crate::pipeline::frontend::{Origin, Place};
 use crate::pipeline::nat::SourcePort;
 use crate::pipeline::parse::{Fragment, Headers, Transport};
 use crate::wire::tcp;
-use crate::{Environment, Family, FlowTable, Insert, Stop, Tables};
+use crate::{Environment, Family, FlowTable, Insert, Stop, Tables, tell};
 
 /// True for a packet from a place where it has passed no other program of ours: a translated packet
 /// looks like one that starts a connection past every frontend.
@@ -92,7 +92,7 @@ where
         ..
     } = entries;
     if tables.insert_flow(FlowTable::Handshakes, key, connection, Insert::NoExist) {
-        count_new(tables, connection);
+        count_new(tables, env, key, connection);
         return Ok(());
     }
     if !tables.flow(FlowTable::Handshakes, key, found) {
@@ -103,7 +103,7 @@ where
     if expired::<F>(&config.timeouts, found, key.protocol, now)
         && tables.insert_flow(FlowTable::Handshakes, key, connection, Insert::Any)
     {
-        count_new(tables, connection);
+        count_new(tables, env, key, connection);
         return Ok(());
     }
     if found.to != connection.to {
@@ -115,7 +115,13 @@ where
 }
 
 #[inline(always)]
-fn count_new<F: Family, T: Tables<F>>(tables: &T, connection: &Connection<F::Addr>) {
+fn count_new<F, T, E>(tables: &T, env: &E, key: &FlowKey<F::Addr>, connection: &Connection<F::Addr>)
+where
+    F: Family,
+    T: Tables<F>,
+    E: Environment<F>,
+{
+    tell::begun(tables, env, key, connection);
     tables.count(Counter::NewFlow);
     tables.count_connection(
         connection.frontend,

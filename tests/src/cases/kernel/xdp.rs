@@ -12,7 +12,7 @@ use proxy_userspace::datapath::load::XDP_PROGRAM;
 
 use super::{HZ, OUT_MAX, Output, Runner, is_runnable, sockets};
 use crate::cases::world::{CaseFamily, UPLINK};
-use crate::cases::{Case, Outcome, host};
+use crate::cases::{Case, Outcome, events, host};
 
 /// `struct xdp_md` as 32-bit words, and the words that a test run sets.
 type Context32 = [u32; 6];
@@ -87,12 +87,14 @@ impl Runner {
         let output = test_run(&self.ebpf, case.ifindex, &bytes)
             .with_context(|| format!("{} ({})", case.name, F::NAME))?;
         let kernel = self.tables::<F>();
-        let flows = kernel.flows::<F>();
+        let mut flows = kernel.flows::<F>();
         let outcome = outcome(&output, expected.verdict, case, kernel.counters()?)?;
+        flows.written.get_mut().events = self.told.take();
         let parts = [
             outcome.differs(&expected),
             host::flows_differ(&flows, &on_host),
             host::bindings_differ(&flows, &on_host),
+            events::differ(&flows, &on_host),
         ];
         Ok(parts.into_iter().flatten().reduce(|all, part| all + &part))
     }
