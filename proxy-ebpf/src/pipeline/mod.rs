@@ -4,10 +4,10 @@
 //!
 //! This file holds the branching between them; a stage never calls another stage. The path has
 //! ten steps, so that in the kernel each can be a subprogram with a stack of its own, verified
-//! once: [`fast`] (all of it at once, for most packets), [`begin`] (what is it), [`quote`] (what is an
-//! ICMP error about), [`unreadable`] (where did it want to go), [`track`] (whose is it), [`refresh`]
-//! (keep its flow alive), [`choose`] (who gets a new flow), [`create`] (a new flow), [`finish`]
-//! (translate), [`answer`] (refuse). What one step leaves to the next is in [`Scratch`].
+//! once: [`fast`] (all of it at once, for most packets), [`begin`] (what is it), [`quote`] (what is
+//! an ICMP error about), [`unreadable`] (where did it want to go), [`track`] (whose is it),
+//! [`refresh`] (keep its flow alive), [`choose`] (who gets a new flow), [`create`] (a new flow),
+//! [`finish`] (translate), [`answer`] (refuse). What one step leaves to the next is in [`Scratch`].
 
 pub mod affinity;
 pub mod conntrack;

@@ -3,8 +3,8 @@
 //!
 //! It needs no instrumented build: an input is worth keeping if the path ended in a way that no
 //! earlier input has led to ([`check::Shape`]). With the same seed and the same number of inputs, a
-//! run is the same. The corpus is the Case table, and the packets of `tests/corpus/packets.txt`: one a
-//! line, with the family and the name of the case whose world it meets.
+//! run is the same. The corpus is the Case table, and the packets of `tests/corpus/packets.txt`:
+//! one a line, with the family and the name of the case whose world it meets.
 
 pub mod check;
 mod mutate;

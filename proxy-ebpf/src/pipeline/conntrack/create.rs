@@ -174,7 +174,8 @@ where
 }
 
 /// Where ports are looked for, in SNAT ranges that begin at 0 and end at 2^32. No position is
-/// counted from another, and nothing branches: what the verifier knows of one look, it knows of each.
+/// counted from another, and nothing branches: what the verifier knows of one look, it knows of
+/// each.
 struct Search {
     at: u32,
     /// To the next port of a small range.
