@@ -4,11 +4,10 @@
 
 use bytemuck::Zeroable as _;
 use proxy_common::event::hook;
-use proxy_common::{
-    Addr6, Address, Be16, Connection, Counter, Event, EventKind, FlowKey, Tuple, protocol,
-};
+use proxy_common::{Addr6, Address, Be16, Counter, Event, EventKind, Tuple, protocol};
 
 use crate::pipeline::Step;
+use crate::pipeline::conntrack::Entries;
 use crate::socket::{Call, Dial, Surroundings};
 use crate::wire::{ipv4, ipv6, tcp};
 use crate::{Environment, Family, Hook, Packet, Tables};
@@ -39,10 +38,9 @@ pub struct Dialed<F: Family> {
     pub to: (F::Addr, Be16),
 }
 
-/// Tells that a connection begins. A subprogram in the kernel, so that what it puts on the stack
-/// is not on its caller's.
-#[inline(never)]
-pub fn begun<F, T, E>(tables: &T, env: &E, key: &FlowKey<F::Addr>, connection: &Connection<F::Addr>)
+/// Tells that a connection begins, whose packet is this one.
+#[inline(always)]
+pub fn begun<F, T, E>(tables: &T, env: &E, entries: &Entries<F>)
 where
     F: Family,
     T: Tables<F>,
@@ -51,6 +49,9 @@ where
     if !is_wanted(tables, env, EventKind::NewFlow) {
         return;
     }
+    let Entries {
+        key, connection, ..
+    } = entries;
     tables.tell(&Event {
         ifindex: env.ifindex(),
         hook: env.hook() as u8,

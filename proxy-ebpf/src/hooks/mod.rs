@@ -5,5 +5,6 @@ mod kernel;
 mod register;
 pub mod sock_addr;
 mod steps;
+mod subprograms;
 pub mod tc;
 pub mod xdp;

@@ -1,4 +1,4 @@
-//! The steps of the path as subprograms, for every hook that sees packets.
+//! The steps of the path on a context of the kernel, for every hook that sees packets.
 
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use proxy_common::Counter;
@@ -58,177 +58,6 @@ impl Context for *mut xdp_md {
         unsafe { XdpPacket::new(self) }
     }
 }
-
-/// The steps as subprograms on a context: their stack frames do not add up, nor do those of the
-/// families.
-macro_rules! subprograms {
-    ($context:ty) => {
-        subprograms!(
-            $context,
-            Subprograms4,
-            V4,
-            fast4,
-            begin4,
-            quote4,
-            unreadable4,
-            track4,
-            refresh4,
-            choose4,
-            create4,
-            finish4,
-            answer4,
-            tell4
-        );
-        subprograms!(
-            $context,
-            Subprograms6,
-            V6,
-            fast6,
-            begin6,
-            quote6,
-            unreadable6,
-            track6,
-            refresh6,
-            choose6,
-            create6,
-            finish6,
-            answer6,
-            tell6
-        );
-    };
-    (
-        $context:ty, $name:ident, $family:ty, $fast:ident, $begin:ident, $quote:ident,
-        $unreadable:ident, $track:ident, $refresh:ident, $choose:ident, $create:ident,
-        $finish:ident, $answer:ident, $tell:ident
-    ) => {
-        struct $name {
-            ctx: $context,
-            hook: u32,
-            l3: u32,
-        }
-
-        impl Steps for $name {
-            #[inline(always)]
-            fn fast(&mut self) -> Step {
-                unpack($fast(self.ctx, self.hook, self.l3))
-            }
-
-            #[inline(always)]
-            fn begin(&mut self) -> Step {
-                unpack($begin(self.ctx, self.hook, self.l3))
-            }
-
-            #[inline(always)]
-            fn quote(&mut self) -> Step {
-                unpack($quote(self.ctx, self.hook))
-            }
-
-            #[inline(always)]
-            fn unreadable(&mut self, reason: Counter) -> Step {
-                unpack($unreadable(
-                    self.ctx,
-                    self.l3,
-                    pack(Step::Unreadable(reason)),
-                ))
-            }
-
-            #[inline(always)]
-            fn track(&mut self) -> Step {
-                unpack($track(self.ctx, self.hook))
-            }
-
-            #[inline(always)]
-            fn refresh(&mut self) -> Step {
-                unpack($refresh(self.ctx, self.hook))
-            }
-
-            #[inline(always)]
-            fn choose(&mut self) -> Step {
-                unpack($choose(self.ctx, self.hook))
-            }
-
-            #[inline(always)]
-            fn create(&mut self) -> Step {
-                unpack($create(self.ctx, self.hook))
-            }
-
-            #[inline(always)]
-            fn finish(&mut self) -> Step {
-                unpack($finish(self.ctx, self.hook))
-            }
-
-            #[inline(always)]
-            fn answer(&mut self, reason: Counter, answer: Answer) -> Step {
-                unpack($answer(
-                    self.ctx,
-                    self.l3,
-                    pack(Step::Answer(reason, answer)),
-                ))
-            }
-
-            #[inline(always)]
-            fn tell(&mut self, step: Step) {
-                $tell(self.ctx, self.hook, self.l3, pack(step));
-            }
-        }
-
-        #[inline(never)]
-        fn $fast(ctx: $context, hook: u32, l3: u32) -> u64 {
-            pack(steps::fast::<$family, _>(ctx, hook, l3))
-        }
-
-        #[inline(never)]
-        fn $begin(ctx: $context, hook: u32, l3: u32) -> u64 {
-            pack(steps::begin::<$family, _>(ctx, hook, l3))
-        }
-
-        #[inline(never)]
-        fn $quote(ctx: $context, hook: u32) -> u64 {
-            pack(steps::quote::<$family, _>(ctx, hook))
-        }
-
-        #[inline(never)]
-        fn $unreadable(ctx: $context, l3: u32, step: u64) -> u64 {
-            pack(steps::unreadable::<$family, _>(ctx, l3, unpack(step)))
-        }
-
-        #[inline(never)]
-        fn $track(ctx: $context, hook: u32) -> u64 {
-            pack(steps::track::<$family, _>(ctx, hook))
-        }
-
-        #[inline(never)]
-        fn $refresh(ctx: $context, hook: u32) -> u64 {
-            pack(steps::refresh::<$family, _>(ctx, hook))
-        }
-
-        #[inline(never)]
-        fn $choose(ctx: $context, hook: u32) -> u64 {
-            pack(steps::choose::<$family, _>(ctx, hook))
-        }
-
-        #[inline(never)]
-        fn $create(ctx: $context, hook: u32) -> u64 {
-            pack(steps::create::<$family, _>(ctx, hook))
-        }
-
-        #[inline(never)]
-        fn $finish(ctx: $context, hook: u32) -> u64 {
-            pack(steps::finish::<$family, _>(ctx, hook))
-        }
-
-        #[inline(never)]
-        fn $answer(ctx: $context, l3: u32, step: u64) -> u64 {
-            pack(steps::answer::<$family, _>(ctx, l3, unpack(step)))
-        }
-
-        #[inline(never)]
-        fn $tell(ctx: $context, hook: u32, l3: u32, step: u64) {
-            steps::tell::<$family, _>(ctx, hook, l3, unpack(step));
-        }
-    };
-}
-pub(super) use subprograms;
 
 /// [`pipeline::fast`].
 #[inline(always)]
@@ -397,9 +226,24 @@ where
     pipeline::answer::<F, _, _, _>(&mut packet, &Maps, &env, refusal)
 }
 
+/// [`tell::begun`].
+#[inline(always)]
+pub fn tell_begun<F: ScratchMap, C: Context>(ctx: C, hook: u32) -> Step
+where
+    Maps: Tables<F>,
+{
+    let Some(scratch) = F::scratch(hook) else {
+        return NO_SCRATCH;
+    };
+    let env = KernelEnvironment::new(ctx, hook);
+    // SAFETY: as in `begin`.
+    tell::begun(&Maps, &env, unsafe { &(*scratch).entries });
+    Step::Finish
+}
+
 /// [`tell::ended`].
 #[inline(always)]
-pub fn tell<F: Family, C: Context>(ctx: C, hook: u32, l3: u32, step: Step)
+pub fn tell_ended<F: Family, C: Context>(ctx: C, hook: u32, l3: u32, step: Step)
 where
     Maps: Tables<F>,
 {

@@ -170,7 +170,12 @@ where
         super::answer::<F, _, _, _>(self.packet, self.tables, self.env, refusal)
     }
 
-    fn tell(&mut self, step: Step) {
+    fn tell_begun(&mut self) -> Step {
+        tell::begun(self.tables, self.env, &self.scratch.entries);
+        Step::Finish
+    }
+
+    fn tell_ended(&mut self, step: Step) {
         if let Some(end) = tell::wanted(self.tables, self.env, step) {
             tell::ended(self.packet, self.tables, self.env, end, self.l3);
         }

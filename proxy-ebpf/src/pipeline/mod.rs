@@ -8,6 +8,8 @@
 //! an ICMP error about), [`unreadable`] (where did it want to go), [`track`] (whose is it),
 //! [`refresh`] (keep its flow alive), [`choose`] (who gets a new flow), [`create`] (a new flow),
 //! [`finish`] (translate), [`answer`] (refuse). What one step leaves to the next is in [`Scratch`].
+//! Between them monitors are told that a connection begins, or that a packet ends here
+//! ([`tell`](crate::tell)).
 
 pub mod affinity;
 pub mod conntrack;
@@ -25,7 +27,7 @@ pub mod verdict;
 use proxy_common::{Connection, Counter};
 
 use crate::{Answer, Environment, Family, Hook, Packet, Stop, Tables, Verdict};
-use conntrack::{Entries, Tracked};
+use conntrack::{Creator, Entries, Tracked};
 pub use fast::fast;
 use parse::Headers;
 pub use read::{begin, quote, unreadable};
@@ -61,6 +63,8 @@ pub enum Step {
     Create,
     /// [`refresh`]: the flow is known, and its entries have to be written.
     Refresh,
+    /// [`tell::begun`](crate::tell::begun): this packet has created the flow.
+    Begun,
     /// [`finish`]: the flow is known.
     Finish,
     /// [`answer`]: the packet is refused.
@@ -87,12 +91,14 @@ pub trait Steps {
     fn choose(&mut self) -> Step;
     /// [`create`].
     fn create(&mut self) -> Step;
+    /// [`tell::begun`](crate::tell::begun).
+    fn tell_begun(&mut self) -> Step;
     /// [`finish`].
     fn finish(&mut self) -> Step;
     /// [`answer`].
     fn answer(&mut self, reason: Counter, answer: Answer) -> Step;
     /// [`tell::ended`](crate::tell::ended): the packet is refused or dropped.
-    fn tell(&mut self, step: Step);
+    fn tell_ended(&mut self, step: Step);
 }
 
 /// Sends one packet down the path, and returns what to do with it and why.
@@ -120,14 +126,17 @@ pub fn run(steps: &mut impl Steps) -> (Verdict, Counter) {
     if let Step::Create = step {
         step = steps.create();
     }
+    if let Step::Begun = step {
+        step = steps.tell_begun();
+    }
     if let Step::Finish = step {
         step = steps.finish();
     }
     if let Step::Answer(reason, answer) = step {
-        steps.tell(step);
+        steps.tell_ended(step);
         step = steps.answer(reason, answer);
     } else if let Step::End(Verdict::Drop, _) = step {
-        steps.tell(step);
+        steps.tell_ended(step);
     }
     match step {
         Step::End(verdict, reason) => (verdict, reason),
@@ -139,6 +148,7 @@ pub fn run(steps: &mut impl Steps) -> (Verdict, Counter) {
         | Step::Refresh
         | Step::Choose
         | Step::Create
+        | Step::Begun
         | Step::Finish
         | Step::Answer(..) => (Verdict::Drop, Counter::AnswerSuppressed),
     }
@@ -271,8 +281,11 @@ where
             return Err(Stop::Pass(Counter::OtherHook));
         }
     }
-    conntrack::create(tables, env, config, entries, (port, headers.len))?;
-    Ok(Step::Finish)
+    let creator = conntrack::create(tables, env, config, entries, (port, headers.len))?;
+    Ok(match creator {
+        Creator::This => Step::Begun,
+        Creator::Other => Step::Finish,
+    })
 }
 
 /// Stages 6 and 7: the packet of a known flow.

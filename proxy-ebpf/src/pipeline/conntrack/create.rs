@@ -11,7 +11,7 @@ use crate::pipeline::frontend::{Origin, Place};
 use crate::pipeline::nat::SourcePort;
 use crate::pipeline::parse::{Fragment, Headers, Transport};
 use crate::wire::tcp;
-use crate::{Environment, Family, FlowTable, Insert, Stop, Tables, tell};
+use crate::{Environment, Family, FlowTable, Insert, Stop, Tables};
 
 /// True for a packet from a place where it has passed no other program of ours: a translated packet
 /// looks like one that starts a connection past every frontend.
@@ -62,6 +62,15 @@ fn start_flags(protocol: u8) -> u8 {
     }
 }
 
+/// Who has created a flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Creator {
+    /// This packet.
+    This,
+    /// Another one, on another CPU at the same time.
+    Other,
+}
+
 /// Puts a planned flow into HANDSHAKES, with a free source port. Of two CPUs that create the same
 /// flow one wins (`NoExist`); the other takes over the winner's decision.
 #[inline(always)]
@@ -71,7 +80,7 @@ pub fn create<F, T, E>(
     config: &Config,
     entries: &mut Entries<F>,
     (port, bytes): (SourcePort, u32),
-) -> Result<(), Stop>
+) -> Result<Creator, Stop>
 where
     F: Family,
     T: Tables<F>,
@@ -92,8 +101,8 @@ where
         ..
     } = entries;
     if tables.insert_flow(FlowTable::Handshakes, key, connection, Insert::NoExist) {
-        count_new(tables, env, key, connection);
-        return Ok(());
+        count_new(tables, connection);
+        return Ok(Creator::This);
     }
     if !tables.flow(FlowTable::Handshakes, key, found) {
         tables.remove_flow(FlowTable::Handshakes, other_key);
@@ -103,25 +112,19 @@ where
     if expired::<F>(&config.timeouts, found, key.protocol, now)
         && tables.insert_flow(FlowTable::Handshakes, key, connection, Insert::Any)
     {
-        count_new(tables, env, key, connection);
-        return Ok(());
+        count_new(tables, connection);
+        return Ok(Creator::This);
     }
     if found.to != connection.to {
         tables.remove_flow(FlowTable::Handshakes, other_key);
     }
     *connection = *found;
     tables.count(Counter::NewFlowLost);
-    Ok(())
+    Ok(Creator::Other)
 }
 
 #[inline(always)]
-fn count_new<F, T, E>(tables: &T, env: &E, key: &FlowKey<F::Addr>, connection: &Connection<F::Addr>)
-where
-    F: Family,
-    T: Tables<F>,
-    E: Environment<F>,
-{
-    tell::begun(tables, env, key, connection);
+fn count_new<F: Family, T: Tables<F>>(tables: &T, connection: &Connection<F::Addr>) {
     tables.count(Counter::NewFlow);
     tables.count_connection(
         connection.frontend,
