@@ -114,7 +114,8 @@ fn top(rig: &Rig) -> Result<String> {
     ))
 }
 
-/// Dials everything over and over, changes endpoints now and then, and returns what the agents said.
+/// Dials everything over and over, changes endpoints now and then, and returns what the agents
+/// said.
 fn traffic(rig: &mut Rig, time: Duration) -> Result<Vec<Scrape>> {
     let nodes = [
         ("n1", rig.place(Client::Node)?.netns),

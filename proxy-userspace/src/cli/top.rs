@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use nix::sys::signal::{SigSet, Signal};
 use ratatui::DefaultTerminal;
+use ratatui::crossterm::cursor::Show;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use ratatui::crossterm::execute;
 
 use super::Misuse;
 use super::args::TopArgs;
@@ -47,6 +49,8 @@ fn end_on_signals() -> nix::Result<()> {
         // It fails where there is nothing to wait for.
         if set.wait().is_ok() {
             ratatui::restore();
+            // Else the terminal does it when it is dropped. One that is gone shows none.
+            let _ = execute!(io::stdout(), Show);
             std::process::exit(0);
         }
     });
