@@ -202,6 +202,8 @@ where
     };
     let mut wanted = world.tables::<F>(kernel::HZ, 0);
     wanted.frontend_ids.clear();
+    // Nobody would read what they are told.
+    wanted.monitor = None;
     tables.fill(&wanted).expect("the maps");
     write_backends::<F>(maps);
     let element = Frontend {
