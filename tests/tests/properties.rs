@@ -15,18 +15,8 @@ use tests::cases::packets::{PacketSpec, echo, syn, udp};
 use tests::cases::verify::{Ends, ends, wrong_checksum};
 use tests::cases::world::*;
 use tests::cases::{Case, Outcome, events, random, xdp};
+use tests::fuzz::check::NOTES;
 use tests::rules;
-
-/// Counters that tell of a flow beside the reason of the packet's end.
-const NOTES: [Counter; 7] = [
-    Counter::NewFlow,
-    Counter::NewFlowLost,
-    Counter::Promoted,
-    Counter::Closed,
-    Counter::Redecided,
-    Counter::TupleClash,
-    Counter::HalfRestored,
-];
 
 fn settings() -> ProptestConfig {
     ProptestConfig {
