@@ -117,6 +117,9 @@ trait Dials {
     fn by_chance(&self, random: u32);
     fn listen(&mut self);
     fn bindings(&self) -> usize;
+    /// What sockets remember, one thing after the other.
+    fn memories(&self) -> Vec<Vec<u8>>;
+    fn evict(&self, memory: &[u8]);
 }
 
 impl<F: CaseFamily> Dials for Process<F> {
@@ -151,6 +154,20 @@ impl<F: CaseFamily> Dials for Process<F> {
 
     fn listen(&mut self) {
         self.listens = true;
+    }
+
+    fn memories(&self) -> Vec<Vec<u8>> {
+        self.tables
+            .written
+            .borrow()
+            .sockets
+            .keys()
+            .cloned()
+            .collect()
+    }
+
+    fn evict(&self, memory: &[u8]) {
+        self.tables.written.borrow_mut().sockets.remove(memory);
     }
 
     fn bindings(&self) -> usize {
@@ -364,6 +381,27 @@ fn datagrams_of_one_socket_stay_together() {
             sender.by_chance(random);
             let answer = sender.udp(Owner::Node, VIP, Call::Send);
             assert_eq!(answer, To(Role::LocalBackend));
+        }
+    });
+}
+
+#[test]
+fn what_a_socket_remembers_is_remembered_again_after_it_was_evicted() {
+    rules(&["S-205"]);
+    let world = World {
+        backends: vec![backend(Role::LocalBackend), backend(Role::RemoteBackend)],
+        ..World::default()
+    };
+    both(|process| {
+        let sender = process(&world);
+        let send = || sender.udp(Owner::Node, VIP, Call::Send);
+        assert_eq!(send(), To(Role::LocalBackend));
+        let remembered = sender.memories();
+        assert_eq!(remembered.len(), 2, "both directions");
+        for memory in &remembered {
+            sender.evict(memory);
+            assert_eq!(send(), To(Role::LocalBackend));
+            assert_eq!(sender.memories(), remembered);
         }
     });
 }

@@ -49,12 +49,23 @@ pub(super) fn bound<F: Family, T: Tables<F>>(tables: &T, dial: &Dial<F>) -> Opti
     Some((entry, backend))
 }
 
-/// Remembers both directions and translates.
+/// Whether the choice of a backend is this call's own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Choice {
+    /// It is.
+    New,
+    /// It was remembered of an earlier call ([`bound`]).
+    Remembered,
+}
+
+/// Remembers both directions and translates. A datagram after the first writes nothing, unless what
+/// was remembered has been evicted: to write costs several times what it costs to look.
 #[inline(always)]
 pub(super) fn translate<F: Family, T: Tables<F>>(
     tables: &T,
     dial: &Dial<F>,
     entry: SocketEntry<F::Addr>,
+    choice: Choice,
 ) -> Outcome<F> {
     let frontend = SocketEntry {
         addr: dial.addr,
@@ -68,8 +79,14 @@ pub(super) fn translate<F: Family, T: Tables<F>>(
         dial.protocol,
         PEER_IS_BACKEND,
     );
-    tables.insert_socket(&by_backend, &frontend);
-    remember_choice(tables, dial, &entry);
+    let is_known = matches!(choice, Choice::Remembered)
+        && tables
+            .socket(&by_backend)
+            .is_some_and(|found| found == frontend);
+    if !is_known {
+        tables.insert_socket(&by_backend, &frontend);
+    }
+    remember_choice(tables, dial, &entry, choice);
     Outcome::Translate(entry.addr, entry.port)
 }
 
@@ -79,8 +96,10 @@ pub(super) fn remember_choice<F: Family, T: Tables<F>>(
     tables: &T,
     dial: &Dial<F>,
     entry: &SocketEntry<F::Addr>,
+    choice: Choice,
 ) {
-    if dial.protocol == protocol::UDP && matches!(dial.call, Call::Send) {
+    let is_remembered = matches!(choice, Choice::Remembered);
+    if dial.protocol == protocol::UDP && matches!(dial.call, Call::Send) && !is_remembered {
         let by_frontend = key::<F>(
             dial.cookie,
             dial.addr,

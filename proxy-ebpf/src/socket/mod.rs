@@ -15,7 +15,7 @@ use proxy_common::{
 };
 
 pub use memory::peer;
-use memory::{Chosen, bound, remember_choice, translate};
+use memory::{Choice, Chosen, bound, remember_choice, translate};
 
 use crate::pipeline::affinity::{self, Client};
 use crate::pipeline::frontend::{Found, Place, by_key, detect, is_source_allowed};
@@ -120,15 +120,15 @@ where
         tables.count(Counter::SocketSteppedAside);
         return Outcome::Leave;
     }
-    let (is_new, (entry, backend)) = match bound(tables, dial) {
-        Some(chosen) => (false, chosen),
+    let (choice, (entry, backend)) = match bound(tables, dial) {
+        Some(chosen) => (Choice::Remembered, chosen),
         None => match choose(tables, env, config, dial, (&found, scope)) {
-            Ok(chosen) => (true, chosen),
+            Ok(chosen) => (Choice::New, chosen),
             Err(stop) => return unserved(tables, dial, (found.id, scope), stop),
         },
     };
     if serves(tables, env, dial, scope, &backend) {
-        if is_new {
+        if matches!(choice, Choice::New) {
             tables.count_connection(found.id, entry.backend, 0);
             let told = Dialed {
                 kind: EventKind::NewFlow,
@@ -139,9 +139,9 @@ where
             };
             tell::dialed(tables, env, dial, &told);
         }
-        return translate(tables, dial, entry);
+        return translate(tables, dial, entry, choice);
     }
-    remember_choice(tables, dial, &entry);
+    remember_choice(tables, dial, &entry, choice);
     tables.count(Counter::SocketSteppedAside);
     Outcome::Leave
 }
