@@ -95,6 +95,14 @@ const VIP: At = (Role::ClusterIp, PORT);
 const LOAD_BALANCER: At = (Role::Vip, PORT);
 const NODE_AT: At = (Role::Node, NODE_PORT);
 
+/// Two backends, the first in a pod of the node.
+fn with_two() -> World {
+    World {
+        backends: vec![backend(Role::LocalBackend), backend(Role::RemoteBackend)],
+        ..World::default()
+    }
+}
+
 /// Two backends, the first on the node itself.
 fn with_own() -> World {
     World {
@@ -371,12 +379,8 @@ fn connected_udp_is_translated_where_it_is_asked_for() {
 #[test]
 fn datagrams_of_one_socket_stay_together() {
     rules(&["S-205"]);
-    let world = World {
-        backends: vec![backend(Role::LocalBackend), backend(Role::RemoteBackend)],
-        ..World::default()
-    };
     both(|process| {
-        let sender = process(&world);
+        let sender = process(&with_two());
         for random in [FIRST, LAST] {
             sender.by_chance(random);
             let answer = sender.udp(Owner::Node, VIP, Call::Send);
@@ -388,12 +392,8 @@ fn datagrams_of_one_socket_stay_together() {
 #[test]
 fn what_a_socket_remembers_is_remembered_again_after_it_was_evicted() {
     rules(&["S-205"]);
-    let world = World {
-        backends: vec![backend(Role::LocalBackend), backend(Role::RemoteBackend)],
-        ..World::default()
-    };
     both(|process| {
-        let sender = process(&world);
+        let sender = process(&with_two());
         let send = || sender.udp(Owner::Node, VIP, Call::Send);
         assert_eq!(send(), To(Role::LocalBackend));
         let remembered = sender.memories();

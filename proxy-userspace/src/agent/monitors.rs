@@ -99,11 +99,10 @@ impl Monitors {
         let ports = reconciler.service_ports();
         self.names.send_replace(Arc::new(names(&ports)));
         let after = Published::of(&ports);
-        let Some(before) = self.published.replace(after.clone()) else {
-            return;
-        };
         let time = records::time_text(Timestamp::now());
-        for change in after.changes(&before, &time) {
+        let changes = self.published.as_ref().map(|it| after.changes(it, &time));
+        self.published = Some(after);
+        for change in changes.into_iter().flatten() {
             if self.changes.try_send(change).is_err() {
                 self.shared.lost.fetch_add(1, Ordering::Relaxed);
             }

@@ -82,9 +82,9 @@ impl Published {
         let keys: BTreeSet<_> = before.ports.keys().chain(self.ports.keys()).collect();
         let none = Port::default();
         let changes = keys.into_iter().filter_map(|key| {
-            let of = |all: &Self| all.ports.get(key).unwrap_or(&none).clone();
-            let (old, new) = (of(before), of(self));
-            (old != new).then(|| change(key, (&old, &new), time))
+            let old = before.ports.get(key).unwrap_or(&none);
+            let new = self.ports.get(key).unwrap_or(&none);
+            (old != new).then(|| change(key, (old, new), time))
         });
         changes.collect()
     }
