@@ -19,8 +19,34 @@ const _: () = assert!(Hook::Xdp as u8 == hook::XDP);
 /// How a packet ends that is refused or dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct End {
-    kind: EventKind,
-    reason: Counter,
+    /// Which of the two.
+    pub kind: EventKind,
+    /// Why.
+    pub reason: Counter,
+}
+
+impl End {
+    /// The end that a step is.
+    #[inline(always)]
+    pub fn of(step: Step) -> Option<Self> {
+        let (kind, reason) = match step {
+            Step::Answer(reason, _) => (EventKind::Reject, reason),
+            Step::End(_, reason) => (EventKind::Drop, reason),
+            _ => return None,
+        };
+        Some(Self { kind, reason })
+    }
+}
+
+/// What can be told of a packet of which no more is known than where its header begins.
+#[derive(Clone, Copy, Debug)]
+pub struct Glance<F: Family> {
+    /// Addresses and ports; zero where they cannot be read.
+    pub tuple: Tuple<F::Addr>,
+    /// IP protocol, or 0.
+    pub protocol: u8,
+    /// TCP flags, or 0.
+    pub tcp_flags: u8,
 }
 
 /// What became of a call.
@@ -76,12 +102,8 @@ where
     T: Tables<F>,
     E: Environment<F>,
 {
-    let (kind, reason) = match step {
-        Step::Answer(reason, _) => (EventKind::Reject, reason),
-        Step::End(_, reason) => (EventKind::Drop, reason),
-        _ => return None,
-    };
-    is_wanted(tables, env, kind).then_some(End { kind, reason })
+    let end = End::of(step)?;
+    is_wanted(tables, env, end.kind).then_some(end)
 }
 
 /// Tells how a packet ends. What tells of it is read once more: the short way leaves no headers,
@@ -94,6 +116,18 @@ where
     T: Tables<F>,
     E: Environment<F>,
 {
+    let glance = glance::<F, P>(packet, l3);
+    tables.tell(&Event {
+        ifindex: env.ifindex(),
+        hook: env.hook() as u8,
+        tcp_flags: glance.tcp_flags,
+        ..event::<F>(end.kind, end.reason, &glance.tuple, glance.protocol)
+    });
+}
+
+/// Reads what can be told of a packet whose header begins at `l3`.
+#[inline(always)]
+pub fn glance<F: Family, P: Packet>(packet: &P, l3: usize) -> Glance<F> {
     let (tuple, protocol) = addresses::<F, P>(packet, l3).unwrap_or((Tuple::zeroed(), 0));
     let (tuple, tcp_flags) = match ports::<F, P>(packet, l3, protocol) {
         Some((sport, dport, flags)) => (
@@ -106,12 +140,11 @@ where
         ),
         None => (tuple, 0),
     };
-    tables.tell(&Event {
-        ifindex: env.ifindex(),
-        hook: env.hook() as u8,
+    Glance {
+        tuple,
+        protocol,
         tcp_flags,
-        ..event::<F>(end.kind, end.reason, &tuple, protocol)
-    });
+    }
 }
 
 /// Addresses and protocol of a packet, of its own header.

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 pub use given::{DetectMode, Given, LogFormat};
 
+use crate::datapath::bpf_log::BpfLog;
 use crate::datapath::catalog::MapSizes;
 use crate::datapath::conntrack_sysctls::ConntrackWishes;
 use crate::datapath::runs::ProgramStats;
@@ -81,6 +82,8 @@ pub struct AgentOptions {
     pub log_level: String,
     /// Form of the log.
     pub log_format: LogFormat,
+    /// What BPF programs log.
+    pub bpf_log: BpfLog,
     /// What is odd about the options, for the log.
     pub warnings: Vec<String>,
 }
@@ -249,6 +252,7 @@ pub fn resolve(given: Given, machine: &Machine) -> Result<AgentOptions, ConfigEr
         sync_period,
         min_sync_period,
         log_format: given.log_format.unwrap_or_default(),
+        bpf_log: given.bpf_log.unwrap_or_default(),
         warnings,
     })
 }

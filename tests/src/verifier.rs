@@ -26,31 +26,42 @@ pub struct Cost {
 /// What is added to the names of programs that run while flow tables are exchanged (decision 0017).
 pub const TRANSITIONAL: &str = "+old";
 
+/// What is added to the names of programs that log all that they can.
+pub const LOGGING: &str = "+log";
+
 /// Loads every program of the object into the running kernel, attaches none, and says what each
-/// costs; the transitional kind of each too, where the kernel tells what it explored. Below, it may
-/// refuse these, and the agent goes without.
+/// costs; the transitional kind of each and the one that logs too, where the kernel tells what it
+/// explored. Below, it may refuse these, and the agent goes without. A program that logs nothing
+/// has no kind that logs.
 ///
 /// # Errors
 /// The verifier's last words where it refuses a program.
 pub fn measure(object: &[u8]) -> Result<BTreeMap<String, Cost>> {
     let mut costs = BTreeMap::new();
-    measure_kind(object, "", 0, &mut costs)?;
+    measure_kind(object, "", None, &mut costs)?;
     if costs.values().any(|cost| cost.explored > 0) {
-        measure_kind(object, TRANSITIONAL, u8::MAX, &mut costs)?;
+        measure_kind(object, TRANSITIONAL, Some("EXCHANGED"), &mut costs)?;
+        measure_kind(object, LOGGING, Some("LOGGED"), &mut costs)?;
     }
-    Ok(costs)
+    let is_other = |name: &str, cost: &Cost| {
+        let plain = name.strip_suffix(LOGGING);
+        plain.is_none_or(|plain| costs.get(plain) != Some(cost))
+    };
+    let kept = costs.iter().filter(|(name, cost)| is_other(name, cost));
+    Ok(kept.map(|(name, cost)| (name.clone(), *cost)).collect())
 }
 
 fn measure_kind(
     object: &[u8],
     suffix: &str,
-    exchanged: u8,
+    switch: Option<&str>,
     costs: &mut BTreeMap<String, Cost>,
 ) -> Result<()> {
-    let mut ebpf = EbpfLoader::new()
-        .override_global("EXCHANGED", &exchanged, true)
-        .load(object)
-        .context("the object's maps and BTF")?;
+    let mut loader = EbpfLoader::new();
+    if let Some(switch) = switch {
+        loader.override_global(switch, &u8::MAX, true);
+    }
+    let mut ebpf = loader.load(object).context("the object's maps and BTF")?;
     let names: Vec<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
     for name in names {
         let program = ebpf.program_mut(&name).context("just listed")?;

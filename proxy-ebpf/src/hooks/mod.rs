@@ -2,6 +2,7 @@
 
 mod environment;
 mod kernel;
+mod log;
 mod register;
 pub mod sock_addr;
 mod steps;

@@ -1,9 +1,12 @@
 //! The steps of the path on a context of the kernel, for every hook that sees packets.
 
+use core::ptr;
+
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use proxy_common::Counter;
 
 use super::environment::{KernelEnvironment, Raw};
+use super::log::{self, Seen};
 use crate::packet::bpf::SkbPacket;
 use crate::packet::xdp::XdpPacket;
 use crate::pipeline::{Refusal, Step};
@@ -254,6 +257,40 @@ where
     // SAFETY: the kernel gave the context to this program run.
     let packet = unsafe { ctx.packet_as_it_is::<F>() };
     tell::ended::<F, _, _, _>(&packet, &Maps, &env, end, l3_offset(l3));
+}
+
+/// Logs what [`tell_begun`] tells.
+#[inline(always)]
+pub fn log_begun<F: ScratchMap, C: Context>(ctx: C, hook: u32) {
+    let Some(scratch) = F::scratch(hook) else {
+        return;
+    };
+    // SAFETY: as in `begin`.
+    log::begun::<F>(Seen::at(ctx, hook), unsafe { &(*scratch).entries });
+}
+
+/// Logs what [`tell_ended`] tells.
+#[inline(always)]
+pub fn log_ended<F: ScratchMap, C: Context>(ctx: C, hook: u32, l3: u32, step: Step) {
+    let (Some(end), Some(scratch)) = (tell::End::of(step), F::scratch(hook)) else {
+        return;
+    };
+    if !log::wants_end(end) {
+        return;
+    }
+    // SAFETY: the kernel gave the context to this program run.
+    let packet = unsafe { ctx.packet_as_it_is::<F>() };
+    let glance = tell::glance::<F, _>(&packet, l3_offset(l3));
+    // Whatever could be read, it is the same to the verifier when it comes out of a map: nothing in
+    // there is of use to a packet that ends.
+    // SAFETY: as in `begin`.
+    let key = unsafe {
+        let key = ptr::addr_of_mut!((*scratch).entries.key);
+        (*key).tuple = glance.tuple;
+        (*key).protocol = glance.protocol;
+        key.read_volatile()
+    };
+    log::ended::<F>(Seen::at(ctx, hook), end, &key);
 }
 
 /// The scratch map has an element for each hook: this never happens.

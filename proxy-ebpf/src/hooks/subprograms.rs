@@ -19,7 +19,9 @@ macro_rules! subprograms {
             finish4,
             answer4,
             tell_begun4,
-            tell_ended4
+            tell_ended4,
+            log_begun4,
+            log_ended4
         );
         subprograms!(
             $context,
@@ -36,13 +38,16 @@ macro_rules! subprograms {
             finish6,
             answer6,
             tell_begun6,
-            tell_ended6
+            tell_ended6,
+            log_begun6,
+            log_ended6
         );
     };
     (
         $context:ty, $name:ident, $family:ty, $fast:ident, $begin:ident, $quote:ident,
         $unreadable:ident, $track:ident, $refresh:ident, $choose:ident, $create:ident,
-        $finish:ident, $answer:ident, $tell_begun:ident, $tell_ended:ident
+        $finish:ident, $answer:ident, $tell_begun:ident, $tell_ended:ident, $log_begun:ident,
+        $log_ended:ident
     ) => {
         struct $name {
             ctx: $context,
@@ -111,11 +116,17 @@ macro_rules! subprograms {
 
             #[inline(always)]
             fn tell_begun(&mut self) -> Step {
+                if log::is_on() {
+                    $log_begun(self.ctx, self.hook);
+                }
                 unpack($tell_begun(self.ctx, self.hook))
             }
 
             #[inline(always)]
             fn tell_ended(&mut self, step: Step) {
+                if log::is_on() {
+                    $log_ended(self.ctx, self.hook, self.l3, pack(step));
+                }
                 $tell_ended(self.ctx, self.hook, self.l3, pack(step));
             }
         }
@@ -178,6 +189,16 @@ macro_rules! subprograms {
         #[inline(never)]
         fn $tell_ended(ctx: $context, hook: u32, l3: u32, step: u64) {
             steps::tell_ended::<$family, _>(ctx, hook, l3, unpack(step));
+        }
+
+        #[inline(never)]
+        fn $log_begun(ctx: $context, hook: u32) {
+            steps::log_begun::<$family, _>(ctx, hook);
+        }
+
+        #[inline(never)]
+        fn $log_ended(ctx: $context, hook: u32, l3: u32, step: u64) {
+            steps::log_ended::<$family, _>(ctx, hook, l3, unpack(step));
         }
     };
 }

@@ -6,8 +6,8 @@ use aya_ebpf::programs::TcContext;
 use proxy_common::{Be16, Counter};
 
 use super::register::{pack, unpack};
-use super::steps;
 use super::subprograms::subprograms;
+use super::{log, steps};
 use crate::pipeline::{Step, Steps};
 use crate::tables::bpf::{Maps, config, count};
 use crate::wire::ethernet;

@@ -7,8 +7,8 @@ use aya_ebpf::programs::XdpContext;
 use proxy_common::{Be16, Counter};
 
 use super::register::{pack, unpack};
-use super::steps;
 use super::subprograms::subprograms;
+use super::{log, steps};
 use crate::packet::xdp::XdpPacket;
 use crate::pipeline::{Step, Steps};
 use crate::tables::bpf::count;

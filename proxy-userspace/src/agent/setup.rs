@@ -8,10 +8,11 @@ use super::node_wait::{Needs, Source as NodeSource};
 use super::socket::{self, Request};
 use super::{AgentError, RunOptions};
 use crate::config::AgentOptions;
+use crate::datapath::bpf_log::{self, BpfLog};
 use crate::datapath::conntrack_sysctls::{self, Roots};
 use crate::datapath::maps::KernelMaps;
 use crate::datapath::udp_sockets::Destroyer;
-use crate::datapath::{Datapath, DatapathOptions};
+use crate::datapath::{Datapath, DatapathOptions, load};
 use crate::error_chain;
 use crate::events::{Note, Regarding, Severity};
 use crate::pipeline::watch::Source;
@@ -82,6 +83,18 @@ pub fn destroyer(datapath: &Datapath) -> Option<Destroyer> {
         .ok()
 }
 
+/// Lets what programs log come into this process' log, if they log.
+pub fn follow_bpf_log(datapath: &Datapath, level: BpfLog) {
+    if level == BpfLog::Off {
+        return;
+    }
+    let program = datapath.programs().get(load::ETHERNET_PROGRAMS[0]);
+    if let Err(error) = bpf_log::follow(program) {
+        let error = error_chain(&error);
+        tracing::error!(error, "what BPF programs log is not read");
+    }
+}
+
 /// S-162.
 pub fn starting() -> Note {
     Note {
@@ -100,6 +113,7 @@ pub fn datapath_options(options: &AgentOptions, run_options: &RunOptions) -> Dat
         cgroup: Some(options.cgroup.clone()).filter(|_| !is_off),
         tc: run_options.tc,
         sizes: options.sizes,
+        bpf_log: options.bpf_log,
         pause_after_swaps: run_options.pause_after_swaps,
         ..DatapathOptions::default()
     }

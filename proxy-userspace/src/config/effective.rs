@@ -4,6 +4,7 @@ use serde_json::Value as Json;
 
 use super::{Given, Machine};
 use crate::config::given::{DetectMode, LogFormat};
+use crate::datapath::bpf_log::BpfLog;
 use crate::health::services::SeriesLimits;
 use crate::settings::{ExternalIps, Masquerade, SocketLb, SocketUdp};
 
@@ -71,6 +72,7 @@ fn defaults(machine: &Machine) -> Given {
         min_sync_period: text("0s"),
         log_level: text("info"),
         log_format: Some(LogFormat::Text),
+        bpf_log: Some(BpfLog::Off),
         ..Given::default()
     }
 }

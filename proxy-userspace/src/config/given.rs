@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use crate::datapath::bpf_log::BpfLog;
 use crate::settings::{ExternalIps, Masquerade, SocketLb, SocketUdp};
 
 /// Everything that can be given; `None` is "not given". A flag `--max-flows` is the key `maxFlows`.
@@ -159,6 +160,10 @@ pub struct Given {
     /// How it is logged
     #[arg(long, alias = "logging-format", value_enum)]
     pub log_format: Option<LogFormat>,
+    /// What BPF programs write into this log of single packets: drops that they are at fault for
+    /// (error), all drops (warn), refusals (info), new flows (debug) [default: off]
+    #[arg(long, value_enum, value_name = "LEVEL")]
+    pub bpf_log: Option<BpfLog>,
 }
 
 /// Form of the log.
@@ -266,6 +271,7 @@ impl Given {
             },
             verbosity: self.verbosity.or(other.verbosity),
             log_format: self.log_format.or(other.log_format),
+            bpf_log: self.bpf_log.or(other.bpf_log),
         }
     }
 }

@@ -125,7 +125,26 @@ fn nothing_given_is_every_default() {
     assert_eq!(options.settings, settings);
     assert_eq!(options.healthz, Some("0.0.0.0:10256".parse().unwrap()));
     assert_eq!(options.metrics, Some("127.0.0.1:10249".parse().unwrap()));
+    assert_eq!(options.bpf_log, BpfLog::Off);
     assert_eq!(options.warnings.len(), 1, "S-191: {:?}", options.warnings);
+}
+
+#[test]
+fn what_programs_log_is_a_flag_and_a_key() {
+    for (level, expected) in [
+        ("off", BpfLog::Off),
+        ("error", BpfLog::Error),
+        ("warn", BpfLog::Warn),
+        ("info", BpfLog::Info),
+        ("debug", BpfLog::Debug),
+    ] {
+        let by_flag = options(&format!("--bpf-log {level}"), "").unwrap();
+        let by_key = options("", &shunt(&format!("bpfLog: {level}"))).unwrap();
+        assert_eq!((by_flag.bpf_log, by_key.bpf_log), (expected, expected));
+    }
+    let flag_wins = options("--bpf-log off", &shunt("bpfLog: debug")).unwrap();
+    assert_eq!(flag_wins.bpf_log, BpfLog::Off);
+    check_error("", &shunt("bpfLog: loud"), "bpfLog");
 }
 
 #[test]

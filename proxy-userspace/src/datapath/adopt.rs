@@ -8,8 +8,9 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 
+use super::bpf_log::{self, BpfLog};
 use super::catalog::{MapKind, MapSizes, catalog};
-use super::features::Features;
+use super::load::Patch;
 use super::pin::{PinError, PinKind, Pins};
 use super::sys;
 
@@ -20,14 +21,14 @@ const BUILD_MAP: &str = "BUILD";
 pub fn adopt(
     pins: &Pins,
     object: &[u8],
-    features: &Features,
+    patch: Patch,
     names: &[&'static str],
 ) -> Option<BTreeMap<&'static str, OwnedFd>> {
     let mut programs = BTreeMap::new();
     for name in names {
         programs.insert(*name, pins.open(PinKind::Programs, name).ok()??);
     }
-    let expected = text(pins, object, features, &programs).ok()?;
+    let expected = text(pins, object, patch, &programs).ok()?;
     let pinned = pins.open(PinKind::Programs, BUILD_MAP).ok()??;
     let info = sys::map_info(pinned.as_fd()).ok()?;
     let is_ours = (info.kind, info.key_size) == (MapKind::Array as u32, 4);
@@ -45,14 +46,14 @@ pub fn forget(pins: &Pins) -> Result<(), PinError> {
 pub fn note(
     pins: &Pins,
     object: &[u8],
-    features: &Features,
+    patch: Patch,
     programs: &BTreeMap<&'static str, OwnedFd>,
 ) -> Result<(), PinError> {
     let failed = |source| PinError::Write {
         path: pins.path(PinKind::Programs, BUILD_MAP),
         source,
     };
-    let text = text(pins, object, features, programs)?;
+    let text = text(pins, object, patch, programs)?;
     let sizes = [4, text.len() as u32, 1];
     let map = sys::map_create(MapKind::Array as u32, sizes, 0).map_err(failed)?;
     sys::map_update(map.as_fd(), &[0; 4], text.as_bytes()).map_err(failed)?;
@@ -62,18 +63,22 @@ pub fn note(
 fn text(
     pins: &Pins,
     object: &[u8],
-    features: &Features,
+    patch: Patch,
     programs: &BTreeMap<&'static str, OwnedFd>,
 ) -> Result<String, PinError> {
     // Only compared with what the same program computed: any hash will do.
     let mut hasher = DefaultHasher::new();
     object.hash(&mut hasher);
     let mut text = format!(
-        "{:016x} {} {}",
+        "{:016x} {} {} {}",
         hasher.finish(),
         object.len(),
-        features.set_retval
+        patch.set_retval,
+        patch.bpf_log as u8,
     );
+    if patch.bpf_log != BpfLog::Off {
+        text += &format!(" {}={}", bpf_log::RING, bpf_log::ring_id(pins)?);
+    }
     for spec in catalog(&MapSizes::default()) {
         let (_, info) = pins.map(spec.name)?;
         text += &format!(" {}={}", spec.name, info.id);

@@ -1,32 +1,34 @@
 //! Loading: the embedded object's maps are made or adopted, its programs verified and pinned.
 
+mod object;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use aya::programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier, Xdp};
-use aya::{Ebpf, EbpfLoader};
+use aya::programs::ProgramError;
 use proxy_common::{ABI_VERSION, Config};
 
 use super::abi::{Abi, ConvertError};
 use super::adopt;
+use super::bpf_log::{self, BpfLog};
 use super::catalog::MapSizes;
 use super::exchange::{self, Wanted};
-use super::features::Features;
 use super::pin::{PinError, PinKind, Pins};
 use super::sys;
 use super::transition::Transition;
+
+pub use self::object::Patch;
 
 /// The BPF object that the build embedded; empty where it was built without one.
 pub static EMBEDDED_OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/shunt-ebpf.o"));
 
 /// Programs for interfaces whose packets begin with an Ethernet header.
-const ETHERNET_PROGRAMS: [&str; 2] = ["tc_ingress", "tc_egress"];
+pub const ETHERNET_PROGRAMS: [&str; 2] = ["tc_ingress", "tc_egress"];
 
 /// Programs for the others; few nodes need them, and the kernel takes a second to verify one.
 pub const IP_PROGRAMS: [&str; 2] = ["tc_ingress_l3", "tc_egress_l3"];
@@ -124,7 +126,7 @@ pub enum LoadError {
 /// Loaded programs by name, and what the others are loaded from when they are needed.
 pub struct Programs {
     object: &'static [u8],
-    features: Features,
+    patch: Patch,
     wanted: Wanted,
     /// While flow tables are exchanged.
     transition: Option<Transition>,
@@ -158,7 +160,7 @@ impl Programs {
 
     /// To be called after each swap.
     pub(super) fn swapped(&self) {
-        thread::sleep(self.pause_after_swaps);
+        std::thread::sleep(self.pause_after_swaps);
     }
 
     /// Loads and pins those of `names` that are not loaded yet.
@@ -168,9 +170,19 @@ impl Programs {
         if missing.is_empty() {
             return Ok(());
         }
-        // Not kept: what an object is when it is parsed takes megabytes.
-        let mut object = load_object(self, pins)?;
-        for (name, program) in load_programs(&mut object, &missing)? {
+        let loaded = match object::load(self, pins, &missing, self.patch) {
+            Err(error @ LoadError::Refused { .. }) if self.patch.bpf_log != BpfLog::Off => {
+                let error = crate::error_chain(&error);
+                tracing::warn!(error, "programs that log are refused: these log nothing");
+                let patch = Patch {
+                    bpf_log: BpfLog::Off,
+                    ..self.patch
+                };
+                object::load(self, pins, &missing, patch)?
+            }
+            loaded => loaded?,
+        };
+        for (name, program) in loaded {
             pins.replace(PinKind::Programs, name, program.as_fd())?;
             self.loaded.insert(name, program);
         }
@@ -191,12 +203,7 @@ impl Programs {
             self.loaded = transitional;
             return Err(error);
         }
-        Ok(adopt::note(
-            pins,
-            self.object,
-            &self.features,
-            &self.loaded,
-        )?)
+        Ok(adopt::note(pins, self.object, self.patch, &self.loaded)?)
     }
 }
 
@@ -207,7 +214,7 @@ pub fn load(
     object: &'static [u8],
     pins: &Pins,
     sizes: &MapSizes,
-    features: &Features,
+    patch: Patch,
 ) -> Result<Programs, LoadError> {
     if object.is_empty() {
         return Err(LoadError::NoObject);
@@ -220,7 +227,7 @@ pub fn load(
     }
     let mut programs = Programs {
         object,
-        features: features.clone(),
+        patch,
         wanted: exchange::plan(pins, sizes)?,
         transition: None,
         pause_after_swaps: Duration::ZERO,
@@ -229,7 +236,7 @@ pub fn load(
     let names = ETHERNET_PROGRAMS.into_iter().chain(SOCKET_PROGRAMS);
     let names: Vec<&str> = names.chain([JIFFIES]).collect();
     if programs.wanted.is_pinned()
-        && let Some(adopted) = adopt::adopt(pins, object, features, &names)
+        && let Some(adopted) = adopt::adopt(pins, object, patch, &names)
     {
         tracing::debug!("programs of this build are pinned: adopted");
         programs.loaded = adopted;
@@ -254,6 +261,7 @@ fn load_anew(
         // Another build's: they are loaded when an interface needs them.
         pins.remove(PinKind::Programs, name)?;
     }
+    bpf_log::forget(pins)?;
     programs.wanted.begin(pins)?;
     programs.transition = programs.wanted.transition(pins)?;
     match programs.require(pins, names) {
@@ -269,7 +277,7 @@ fn load_anew(
     }
     programs.wanted.commit(pins)?;
     if !programs.is_transitional() {
-        adopt::note(pins, programs.object, &programs.features, &programs.loaded)?;
+        adopt::note(pins, programs.object, programs.patch, &programs.loaded)?;
     }
     Ok(())
 }
@@ -295,79 +303,6 @@ fn check_version(pins: &Pins, pinned: &BTreeSet<String>) -> Result<(), LoadError
         0 | ABI_VERSION => Ok(()),
         found => Err(LoadError::OtherVersion { path, found }),
     }
-}
-
-fn load_object(programs: &Programs, pins: &Pins) -> Result<Ebpf, LoadError> {
-    let Programs {
-        object,
-        features,
-        wanted,
-        transition,
-        ..
-    } = programs;
-    let has_set_retval = u8::from(features.set_retval);
-    let mut loader = EbpfLoader::new();
-    // No program is relocated against the kernel's own types, so they need not be read.
-    loader
-        .btf(None)
-        .override_global("HAS_SET_RETVAL", &has_set_retval, true);
-    for spec in &wanted.specs {
-        loader
-            .map_max_entries(spec.name, spec.max_entries)
-            .map_pin_path(spec.name, pins.path(wanted.kind, spec.name));
-    }
-    if let Some(transition) = transition {
-        transition.apply(&mut loader, pins, wanted.old_kind());
-    }
-    loader.load(object).map_err(|source| LoadError::Object {
-        source: Box::new(source),
-    })
-}
-
-/// Loads programs side by side: the kernel verifies one in a second of one processor.
-fn load_programs(
-    object: &mut Ebpf,
-    names: &BTreeSet<&'static str>,
-) -> Result<Vec<(&'static str, OwnedFd)>, LoadError> {
-    let found: BTreeMap<&'static str, &mut Program> = object
-        .programs_mut()
-        .filter_map(|(name, program)| Some((*names.get(name)?, program)))
-        .collect();
-    if let Some(name) = names.iter().find(|name| !found.contains_key(**name)) {
-        return Err(LoadError::NoProgram { name });
-    }
-    thread::scope(|scope| {
-        let load = |(name, program)| scope.spawn(move || Ok((name, load_program(name, program)?)));
-        let loading: Vec<_> = found.into_iter().map(load).collect();
-        let joined = loading.into_iter().map(|thread| match thread.join() {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
-        });
-        joined.collect()
-    })
-}
-
-fn load_program(name: &'static str, program: &mut Program) -> Result<OwnedFd, LoadError> {
-    let started = Instant::now();
-    let refused = |source| LoadError::Refused {
-        name,
-        source: Box::new(source),
-    };
-    let wrong_type = |_| LoadError::NoProgram { name };
-    if SOCKET_PROGRAMS.contains(&name) {
-        let program: &mut CgroupSockAddr = program.try_into().map_err(wrong_type)?;
-        program.load().map_err(refused)?;
-    } else if name == XDP_PROGRAM {
-        let program: &mut Xdp = program.try_into().map_err(wrong_type)?;
-        program.load().map_err(refused)?;
-    } else {
-        let program: &mut SchedClassifier = program.try_into().map_err(wrong_type)?;
-        program.load().map_err(refused)?;
-    }
-    tracing::debug!(name, elapsed = ?started.elapsed(), "program loaded");
-    let fd = program.fd().map_err(refused)?;
-    let fd = fd.as_fd().try_clone_to_owned();
-    fd.map_err(|source| LoadError::Descriptor { name, source })
 }
 
 /// Removes map pins that were made since `before` was listed.

@@ -7,6 +7,7 @@ pub mod abi;
 mod adopt;
 pub mod attach;
 pub mod audit;
+pub mod bpf_log;
 pub mod catalog;
 pub mod cgroup;
 mod clsact;
@@ -43,11 +44,12 @@ use std::time::Duration;
 
 use self::attach::{AttachError, TcMode};
 use self::audit::PinnedMaps;
+use self::bpf_log::BpfLog;
 use self::catalog::MapSizes;
 use self::cgroup::{Cgroup, CgroupError};
 use self::features::{FeatureError, Features};
 use self::interfaces::Plan;
-use self::load::{EMBEDDED_OBJECT, LoadError, Programs};
+use self::load::{EMBEDDED_OBJECT, LoadError, Patch, Programs};
 use self::maps::KernelMaps;
 use self::pin::{PinError, PinKind, PinLock, Pins};
 use self::xdp::XdpError;
@@ -104,6 +106,8 @@ pub struct DatapathOptions {
     pub sizes: MapSizes,
     /// The BPF object.
     pub object: &'static [u8],
+    /// What programs log.
+    pub bpf_log: BpfLog,
     /// For tests: how long to wait after each program that is swapped.
     pub pause_after_swaps: Duration,
 }
@@ -116,6 +120,7 @@ impl Default for DatapathOptions {
             tc: TcChoice::Auto,
             sizes: MapSizes::default(),
             object: EMBEDDED_OBJECT,
+            bpf_log: BpfLog::Off,
             pause_after_swaps: Duration::ZERO,
         }
     }
@@ -155,7 +160,11 @@ impl Datapath {
         }
         let pins = Pins::create(&options.bpffs)?;
         let lock = pins.lock()?;
-        let mut programs = load::load(options.object, &pins, &options.sizes, &features)?;
+        let patch = Patch {
+            set_retval: features.set_retval,
+            bpf_log: options.bpf_log,
+        };
+        let mut programs = load::load(options.object, &pins, &options.sizes, patch)?;
         programs.pause_after_swaps = options.pause_after_swaps;
         let maps = KernelMaps::open(&pins)?;
         let pinned = PinnedMaps::open(&pins)?;

@@ -348,6 +348,22 @@ pub fn map_create(kind: u32, sizes: [u32; 3], flags: u32) -> io::Result<OwnedFd>
     unsafe { bpf_fd(MAP_CREATE, &mut attr) }
 }
 
+/// Makes a map that goes by `name`, cut to 15 bytes. Sizes as in [`map_create`].
+pub fn map_create_named(name: &str, kind: u32, sizes: [u32; 3]) -> io::Result<OwnedFd> {
+    const NAME_LEN: usize = 16;
+    let [key_size, value_size, max_entries] = sizes;
+    let mut bytes = [0; NAME_LEN];
+    let kept = name.len().min(NAME_LEN - 1);
+    bytes[..kept].copy_from_slice(&name.as_bytes()[..kept]);
+    let name: [u32; NAME_LEN / 4] = bytemuck::cast(bytes);
+    // Behind the sizes: flags, inner map, NUMA node.
+    let mut attr = [0; 7 + NAME_LEN / 4];
+    attr[..4].copy_from_slice(&[kind, key_size, value_size, max_entries]);
+    attr[7..].copy_from_slice(&name);
+    // SAFETY: layout of MAP_CREATE; it holds no addresses.
+    unsafe { bpf_fd(MAP_CREATE, &mut attr) }
+}
+
 /// Waits until every program that runs has ended: whoever was swapped before has written what it
 /// will write.
 pub fn await_programs() {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use anyhow::{Context, Result};
 
-use super::{Cost, TRANSITIONAL};
+use super::{Cost, LOGGING, TRANSITIONAL};
 
 /// What the kernel grants each program.
 const EXPLORED_MAX: u32 = 1_000_000;
@@ -25,7 +25,7 @@ up to 32. `cargo xtask verifier` measures by loading the programs without attach
 `cargo xtask check` fails where a program exceeds its budget, and `cargo xtask verifier --update`
 writes this file anew: a commit that moves a budget says why. Other kernels explore other numbers of
 instructions; there only the kernel's own bounds count. With `+old` are the programs that run while
-flow tables are exchanged (decision 0017).
+flow tables are exchanged (decision 0017), with `+log` those that log (`--bpf-log debug`).
 ";
 
 /// Budgets by program.
@@ -85,10 +85,11 @@ impl Book {
                 }
             }
         }
-        // Those of transitional programs are not known on every kernel.
+        // Those of the other kinds are not known on every kernel.
         let is_gone = |name: &&String| {
-            let known = name.trim_end_matches(TRANSITIONAL);
-            !costs.contains_key(*name) && !costs.contains_key(known)
+            let mut kinds = [TRANSITIONAL, LOGGING].into_iter();
+            let known = kinds.find_map(|kind| name.strip_suffix(kind));
+            !costs.contains_key(*name) && known.is_none_or(|known| !costs.contains_key(known))
         };
         let gone = self.budgets.keys().filter(is_gone);
         found.extend(gone.map(|name| format!("{name} is no program any more")));
