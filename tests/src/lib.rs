@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod cases;
 pub mod crossing;
+pub mod deployed;
 pub mod fake_api;
 pub mod fuzz;
 pub mod http;

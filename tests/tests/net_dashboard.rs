@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
+use tests::deployed;
 use tests::http::get;
 use tests::net::eventually;
 use tests::promql::Scrape;
@@ -13,60 +13,22 @@ use tests::topology::Variant;
 use tests::topology::addresses::IpFamily;
 use tests::traffic::{Plan, SocketKind};
 
-const DASHBOARD: &str = include_str!("../../deploy/grafana/shunt.json");
-const ALERTS: &str = include_str!("../../deploy/prometheus/shunt.rules.yaml");
 const METRICS_PORT: u16 = 10_249;
 /// On a slice: when what made it change happened.
 const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 /// For a change to be acted on.
 const SOON: Duration = Duration::from_secs(20);
 
-/// What the dashboard asks for, with the title of the panel or the name of the variable.
+/// What the dashboard asks for, with the title of the panel or the name of the choice.
 fn dashboard() -> Result<Vec<(String, String)>> {
-    let dashboard: Value = serde_json::from_str(DASHBOARD)?;
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let mut all = Vec::new();
-    for panel in list(&dashboard["panels"]) {
-        let title = text(&panel["title"]);
-        for target in list(&panel["targets"]) {
-            ensure!(
-                target["datasource"]["uid"] == "${datasource}",
-                "{title}: a data source by name"
-            );
-            all.push((title.clone(), text(&target["expr"])));
-        }
+    for panel in deployed::panels()? {
+        let targets = panel.targets.into_iter();
+        all.extend(targets.map(|target| (panel.title.clone(), target.expression)));
     }
-    for variable in list(&dashboard["templating"]["list"]) {
-        if variable["type"] != "query" {
-            continue;
-        }
-        let (name, query) = (text(&variable["name"]), text(&variable["query"]["query"]));
-        // `label_values(METRIC, LABEL)`: as if the metric was grouped by the label.
-        let inside = query.strip_prefix("label_values(");
-        let inside = inside
-            .and_then(|it| it.strip_suffix(')'))
-            .context("a query")?;
-        let (metric, label) = inside.rsplit_once(", ").context("a label")?;
+    for [name, metric, label] in deployed::choices()? {
+        // As if the metric was grouped by the label.
         all.push((name, format!("sum by ({label}) ({metric})")));
-    }
-    Ok(all)
-}
-
-/// The rules, with the name of the alert.
-fn alerts() -> Result<Vec<(String, String)>> {
-    let rules: Value = serde_saphyr::from_str(ALERTS)?;
-    let groups = rules["groups"].as_array().context("groups")?.iter();
-    let rules = groups.flat_map(|group| group["rules"].as_array().into_iter().flatten());
-    let mut all = Vec::new();
-    for rule in rules {
-        let name = rule["alert"].as_str().context("an alert")?;
-        let is_told = rule["annotations"]["summary"].is_string()
-            && rule["annotations"]["description"].is_string()
-            && rule["labels"]["severity"].is_string();
-        ensure!(is_told, "{name} does not say what is wrong");
-        let expression = rule["expr"].as_str().context("an expression")?;
-        all.push((name.to_owned(), expression.to_owned()));
     }
     Ok(all)
 }
@@ -89,7 +51,7 @@ fn dashboard_and_alerts_name_only_what_an_agent_tells() -> Result<()> {
     ensure!(report.failed() == 0, "{report:?}");
     let scrape = Scrape::read(&scrape(&mut rig)?)?;
     let mut missing = Vec::new();
-    let (panels, rules) = (dashboard()?, alerts()?);
+    let (panels, rules) = (dashboard()?, deployed::alerts()?);
     ensure!(panels.len() > 30 && rules.len() > 10, "little was read");
     for (place, expression) in panels.into_iter().chain(rules) {
         let of_it = scrape.missing(&expression)?;

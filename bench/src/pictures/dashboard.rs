@@ -3,16 +3,13 @@
 
 use std::path::Path;
 
+use ::tests::deployed::{self, Kind, Panel, Target};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use plotters::coord::Shift;
 use plotters::prelude::*;
-use serde_json::Value as Json;
 
 use super::prometheus::{self, Question, Scrape, Series};
 use crate::plot::{self, FONT};
-
-const DASHBOARD: &str = include_str!("../../../deploy/grafana/shunt.json");
-const ALERTS: &str = include_str!("../../../deploy/prometheus/shunt.rules.yaml");
 
 /// Pixels of one column of 24, and of one unit of height.
 const UNIT: (u32, u32) = (64, 28);
@@ -24,40 +21,21 @@ const STEP_SECS: i64 = 5;
 /// What `$__rate_interval` is, with scrapes every [`STEP_SECS`].
 const RATE_INTERVAL: &str = "20s";
 
-/// What stands at a place of the dashboard.
-struct Panel {
-    title: String,
-    kind: Kind,
-    unit: String,
-    /// Columns and units from the left and the top, and how many.
-    at: (u32, u32),
-    size: (u32, u32),
-    /// Expressions, each with the form of its legend.
-    targets: Vec<(String, String)>,
-}
-
-#[derive(PartialEq)]
-enum Kind {
-    Row,
-    Stat,
-    Lines,
-}
-
 /// A line and its name.
 type Line = (String, Vec<(f64, f64)>);
 
 /// Evaluates everything, draws the panels into an SVG file, and says which of the alerts are on.
 pub fn draw(path: &Path, scrapes: Vec<Scrape>) -> Result<Vec<String>> {
     let panels = panels()?;
-    let alerts = alerts()?;
+    let alerts = deployed::alerts()?;
     let of_panels = panels.iter().flat_map(|panel| &panel.targets);
-    let expressions = of_panels.map(|(expression, _)| expression.clone());
+    let expressions = of_panels.map(|target| target.expression.clone());
     let of_alerts = alerts.iter().map(|(_, expression)| expression.clone());
     let question = Question {
         scrapes,
         step: STEP_SECS,
         expressions: expressions.chain(of_alerts).collect(),
-        rules: vec![ALERTS.to_owned()],
+        rules: vec![deployed::RULES.to_owned()],
     };
     let answer = prometheus::ask(&question)?;
     let wrong: Vec<_> = answer.rules.into_iter().flatten().flatten().collect();
@@ -72,7 +50,7 @@ pub fn draw(path: &Path, scrapes: Vec<Scrape>) -> Result<Vec<String>> {
     let mut drawn = Vec::new();
     for panel in panels {
         let mut lines = Vec::new();
-        for (_, legend) in &panel.targets {
+        for Target { legend, .. } in &panel.targets {
             let series = results.next().context("a result for each expression")?;
             lines.extend(series.into_iter().map(|it| line(legend, it)));
         }
@@ -86,35 +64,12 @@ pub fn draw(path: &Path, scrapes: Vec<Scrape>) -> Result<Vec<String>> {
         .collect())
 }
 
+/// Panels that ask for what every choice leaves.
 fn panels() -> Result<Vec<Panel>> {
-    let dashboard: Json = serde_json::from_str(DASHBOARD)?;
-    let panels = dashboard["panels"].as_array().context("panels")?;
-    panels.iter().map(panel).collect()
-}
-
-fn panel(json: &Json) -> Result<Panel> {
-    let text = |value: &Json| value.as_str().unwrap_or_default().to_owned();
-    let title = text(&json["title"]);
-    let number = |name: &str| {
-        let value = json["gridPos"][name]
-            .as_u64()
-            .and_then(|it| u32::try_from(it).ok());
-        value.with_context(|| format!("{title}: no gridPos.{name}"))
-    };
-    let targets = json["targets"].as_array().into_iter().flatten();
-    let targets = targets.map(|it| (chosen(&text(&it["expr"])), text(&it["legendFormat"])));
-    Ok(Panel {
-        kind: match json["type"].as_str() {
-            Some("row") => Kind::Row,
-            Some("stat") => Kind::Stat,
-            _ => Kind::Lines,
-        },
-        unit: text(&json["fieldConfig"]["defaults"]["unit"]),
-        at: (number("x")?, number("y")?),
-        size: (number("w")?, number("h")?),
-        targets: targets.collect(),
-        title,
-    })
+    let mut panels = deployed::panels()?;
+    let targets = panels.iter_mut().flat_map(|panel| &mut panel.targets);
+    targets.for_each(|target| target.expression = chosen(&target.expression));
+    Ok(panels)
 }
 
 /// An expression with every choice left open.
@@ -129,20 +84,6 @@ fn chosen(expression: &str) -> String {
         .fold(expression.to_owned(), |text, (name, value)| {
             text.replace(name, value)
         })
-}
-
-fn alerts() -> Result<Vec<(String, String)>> {
-    let file: Json = serde_saphyr::from_str(ALERTS)?;
-    let groups = file["groups"].as_array().into_iter().flatten();
-    let rules = groups.flat_map(|group| group["rules"].as_array().into_iter().flatten());
-    let alerts = rules.map(|rule| {
-        let (name, expression) = (rule["alert"].as_str(), rule["expr"].as_str());
-        Ok((
-            name.context("alert")?.to_owned(),
-            expression.context("expr")?.to_owned(),
-        ))
-    });
-    alerts.collect()
 }
 
 fn line(legend: &str, series: Series) -> Line {
@@ -283,14 +224,14 @@ fn shown(value: f64, unit: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{chosen, panels, shown};
+    use super::{Target, chosen, panels, shown};
 
     #[test]
     fn every_panel_has_a_place_and_no_choice_is_left() {
         let panels = panels().unwrap();
         assert!(panels.len() > 30);
         for panel in panels {
-            for (expression, _) in panel.targets {
+            for Target { expression, .. } in panel.targets {
                 assert!(!expression.contains('$'), "{}: {expression}", panel.title);
             }
         }
