@@ -2,14 +2,14 @@
 //! datapath tells nothing when nobody listens.
 
 use std::io::{BufRead as _, BufReader, Lines};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use proxy_common::Monitor as Lease;
+use proxy_common::{Counter, EVENTS_SIZE, Event, Monitor as Lease};
 use proxy_userspace::datapath::pin::{PinKind, Pins};
 use proxy_userspace::datapath::{environment, load, sys};
 use proxy_userspace::maps::Maps as _;
@@ -31,7 +31,8 @@ const SOON: Duration = Duration::from_secs(20);
 /// A monitor on n1. Dropping it ends the process.
 struct Monitor {
     child: Child,
-    events: Lines<BufReader<ChildStdout>>,
+    /// Nothing where nobody reads any more.
+    events: Option<Lines<BufReader<ChildStdout>>>,
     notes: Lines<BufReader<ChildStderr>>,
 }
 
@@ -47,7 +48,7 @@ impl Monitor {
         let notes = BufReader::new(child.stderr.take().context("a pipe")?).lines();
         let mut monitor = Self {
             child,
-            events,
+            events: Some(events),
             notes,
         };
         monitor.await_note(note)?;
@@ -71,14 +72,20 @@ impl Monitor {
         bail!("it ended without {part:?}: {said:?}");
     }
 
+    /// The next line; `None` at the end.
+    fn line(&mut self) -> Result<Option<String>> {
+        let events = self.events.as_mut().context("nobody reads")?;
+        Ok(events.next().transpose()?)
+    }
+
     /// The next event.
     fn next(&mut self) -> Result<Value> {
-        let line = self.events.next().context("it ended")??;
+        let line = self.line()?.context("it ended")?;
         serde_json::from_str(&line).with_context(|| format!("reading {line}"))
     }
 
     fn signal(&self, signal: Signal) -> Result<()> {
-        Ok(kill(Pid::from_raw(self.child.id().try_into()?), signal)?)
+        send(self.child.id(), signal)
     }
 }
 
@@ -88,6 +95,10 @@ impl Drop for Monitor {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn send(process: u32, signal: Signal) -> Result<()> {
+    Ok(kill(Pid::from_raw(process.try_into()?), signal)?)
 }
 
 /// One connection; what was dialed.
@@ -243,10 +254,10 @@ fn filters_choose_and_make_sense() -> Result<()> {
         let event = monitor.next()?;
         ensure!(event["destination"] == expected, "{event:#}");
         // Each ends by itself.
-        ensure!(monitor.events.next().is_none() && monitor.child.wait()?.success());
+        ensure!(monitor.line()?.is_none() && monitor.child.wait()?.success());
     }
     for service in ["/far:", "/near:"] {
-        let line = lines.events.next().context("a line")??;
+        let line = lines.line()?.context("a line")?;
         ensure!(
             line.contains("  NEW-FLOW  ") && line.contains(service),
             "{line}"
@@ -326,4 +337,117 @@ fn nothing_is_told_when_the_last_monitor_is_gone() -> Result<()> {
     alone.signal(Signal::SIGINT)?;
     ensure!(alone.child.wait()?.success() && !is_leased(&rig)?);
     Ok(())
+}
+
+#[test]
+fn a_monitor_that_nobody_reads_ends_quietly() -> Result<()> {
+    let mut rig = Rig::new(Variant::default(), &[])?;
+    for listens in ["by the agent", "by the pins"] {
+        if listens == "by the pins" {
+            rig.agents[0].kill()?;
+        }
+        // As with `head -1` behind it.
+        let mut monitor = Monitor::start(&rig, &["--type", "new-flow"], listens)?;
+        connect(&mut rig, PodAsPackets, ClusterIp("near"), IpFamily::V4)?;
+        ensure!(monitor.line()?.context("a line")?.contains("NEW-FLOW"));
+        monitor.events = None;
+        connect(&mut rig, PodAsPackets, ClusterIp("near"), IpFamily::V4)?;
+        let status = monitor.child.wait()?;
+        ensure!(status.code() == Some(0), "{listens}: {status}");
+        let said: Vec<String> = monitor.notes.by_ref().collect::<Result<_, _>>()?;
+        ensure!(said.is_empty(), "{listens}: {said:?}");
+        eventually(SOON, || {
+            ensure!(!is_leased(&rig)?, "{listens}: the datapath still tells");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// More events than EVENTS holds, with room for their headers.
+const MANY: u32 = 2 * EVENTS_SIZE / size_of::<Event>() as u32;
+
+/// Events that are read between two connections.
+const BETWEEN_CONNECTIONS: u64 = 1000;
+
+/// Sends [`MANY`] datagrams to a Service without endpoints.
+fn flood(rig: &mut Rig) -> Result<()> {
+    let to = rig.address(ClusterIp("empty"), IpFamily::V4);
+    let netns = rig.place(PodAsPackets)?.netns;
+    netns.enter(|| {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        for _ in 0..MANY {
+            socket.send_to(&[0], to)?;
+        }
+        Ok(())
+    })?
+}
+
+/// Events that are not new flows and could be told, and those that found no room.
+fn ended(rig: &Rig) -> Result<[u64; 2]> {
+    const REASONS: [Counter; 3] = [
+        Counter::RejectNoEndpoint,
+        Counter::AnswerLimited,
+        Counter::AnswerSuppressed,
+    ];
+    let maps = rig.agents[0].maps()?;
+    let all = REASONS.map(|reason| maps.counter(reason as u32));
+    Ok([all.iter().sum(), maps.counter(Counter::EventLost as u32)])
+}
+
+/// Fills EVENTS while its reader stands still, and checks that all of it is told or counted as lost.
+fn check_full_ring(rig: &mut Rig, monitor: &mut Monitor, reader: u32) -> Result<()> {
+    let before = ended(rig)?;
+    let mut is_exact = true;
+    let lost = loop {
+        send(reader, Signal::SIGSTOP)?;
+        let flooded = flood(rig);
+        // A machine that takes seconds for this has told only a part.
+        is_exact &= is_leased(rig)?;
+        send(reader, Signal::SIGCONT)?;
+        flooded?;
+        match ended(rig)?[1] - before[1] {
+            0 => eventually(SOON, || {
+                ensure!(is_leased(rig)?, "nobody listens");
+                Ok(())
+            })?,
+            lost => break lost,
+        }
+    };
+    let mut all = ended(rig)?[0] - before[0];
+    let (mut told, mut missed, mut new_flow) = (0, 0, None);
+    while new_flow.is_none() || missed < lost || is_exact && told + missed < all {
+        let event = monitor.next()?;
+        if event["type"] == "lost" {
+            missed += event["events"].as_u64().context("how many")?;
+            continue;
+        }
+        // What is read makes room, so the last of these are told, and what is lost before them.
+        if told % BETWEEN_CONNECTIONS == 0 {
+            connect(rig, PodAsPackets, ClusterIp("near"), IpFamily::V4)?;
+            all += 1;
+        }
+        told += 1;
+        match event["type"].as_str() {
+            Some("reject") => {}
+            Some("new-flow") => new_flow = Some(event),
+            _ => bail!("{event:#}"),
+        }
+    }
+    ensure!(told + missed <= all, "{told} told, {missed} lost of {all}");
+    println!("{all} events: {told} told, {missed} said to be lost, {lost} of them in the ring");
+    Ok(())
+}
+
+#[test]
+fn what_finds_no_room_is_counted_and_the_monitor_goes_on() -> Result<()> {
+    let mut rig = Rig::new(Variant::default(), &[])?;
+    let types = ["--type", "reject,new-flow", "-o", "json"];
+    let mut monitor = Monitor::start(&rig, &types, "by the agent")?;
+    let agent = rig.agents[0].pid().context("an agent")?;
+    check_full_ring(&mut rig, &mut monitor, agent)?;
+    rig.agents[0].kill()?;
+    monitor.await_note("by the pins")?;
+    let reader = monitor.child.id();
+    check_full_ring(&mut rig, &mut monitor, reader)
 }
