@@ -84,33 +84,23 @@ fn narrow_between_nodes(rig: &Rig) -> Result<()> {
         own.v4, own.v6,
     ))?;
     let (of_n1, of_n2) = (pod(1, 0), pod(2, 0));
-    n1.ip(&format!(
-        "route replace {}/24 via {}\nroute replace {}/64 via {}\n",
-        of_n2.v4, own.v4, of_n2.v6, own.v6,
-    ))?;
-    narrow.ip(&format!(
-        "route add {}/24 via {}\nroute add {}/64 via {}\n\
-         route add {}/24 via {}\nroute add {}/64 via {}\n",
-        of_n2.v4,
-        there.v4,
-        of_n2.v6,
-        there.v6,
-        of_n1.v4,
-        node(1).v4,
-        of_n1.v6,
-        node(1).v6,
-    ))?;
-    n2.ip(&format!(
-        "route replace {}/24 via {}\nroute replace {}/64 via {}\n\
-         route add {}/32 via {}\nroute add {}/128 via {}\n",
-        of_n1.v4,
-        here.v4,
-        of_n1.v6,
-        here.v6,
-        node(1).v4,
-        here.v4,
-        node(1).v6,
-        here.v6,
+    route(n1, (of_n2, PODS), own)?;
+    route(&narrow, (of_n2, PODS), there)?;
+    route(&narrow, (of_n1, PODS), node(1))?;
+    route(n2, (of_n1, PODS), here)?;
+    route(n2, (node(1), HOST), here)
+}
+
+/// Prefix lengths of the pods of one node.
+const PODS: [u8; 2] = [24, 64];
+/// Those of one address.
+const HOST: [u8; 2] = [32, 128];
+
+/// Sends what is to these networks, one of each family, by `via`.
+fn route(netns: &Netns, (to, [v4, v6]): (Addresses, [u8; 2]), via: Addresses) -> Result<()> {
+    netns.ip(&format!(
+        "route replace {}/{v4} via {}\nroute replace {}/{v6} via {}\n",
+        to.v4, via.v4, to.v6, via.v6,
     ))
 }
 
@@ -132,10 +122,10 @@ fn narrow_before_client(rig: &mut Rig) -> Result<()> {
         ))?;
     }
     let n1 = node(1);
+    route(net, (own, HOST), there)?;
     net.ip(&format!(
-        "route add {}/32 via {}\nroute add {}/128 via {}\n\
-         route add {SERVICES4} via {}\nroute add {SERVICES6} via {}\n",
-        own.v4, there.v4, own.v6, there.v6, n1.v4, n1.v6,
+        "route add {SERVICES4} via {}\nroute add {SERVICES6} via {}\n",
+        n1.v4, n1.v6,
     ))?;
     let mut outside = rig.cluster.client.clone();
     outside.netns = client;
