@@ -354,23 +354,7 @@ fn greatest_common_divisor(a: u32, b: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::monitor::{Count, Occurrence};
-
-    fn flow() -> Line {
-        Line::NewFlow(Occurrence {
-            time: String::new(),
-            reason: "NewFlow".to_owned(),
-            text: String::new(),
-            hook: "connect".to_owned(),
-            interface: None,
-            protocol: "TCP".to_owned(),
-            source: None,
-            destination: "10.96.0.10:80".parse().unwrap(),
-            service: None,
-            backend: None,
-            tcp_flags: Vec::new(),
-        })
-    }
+    use crate::monitor::fixture::{changed, flow};
 
     fn client(one_in: u32, room: usize) -> (Client, mpsc::Receiver<Arc<str>>) {
         let (lines, queue) = mpsc::channel(room);
@@ -412,19 +396,7 @@ mod tests {
         }
         assert_eq!(queue.len(), 2);
         while next(&mut queue).is_some() {}
-        client.tell(
-            &Line::ServiceChanged(ServiceChange {
-                time: String::new(),
-                service: "shop/web:http".to_owned(),
-                protocol: "TCP".to_owned(),
-                family: "IPv4".to_owned(),
-                frontends: Count::default(),
-                backends: Count::default(),
-                added: Vec::new(),
-                removed: Vec::new(),
-            }),
-            2,
-        );
+        client.tell(&changed(), 2);
         assert_eq!(queue.len(), 1, "changes of Services are not sampled");
         assert_eq!(
             [(6, 4), (5, 3), (8, 8)].map(|(a, b)| greatest_common_divisor(a, b)),

@@ -107,41 +107,12 @@ pub fn backend(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::monitor::{Count, Occurrence, ServiceChange};
-
-    fn occurrence() -> Occurrence {
-        Occurrence {
-            time: "2026-11-28T12:00:01.500000Z".to_owned(),
-            reason: "NewFlow".to_owned(),
-            text: String::new(),
-            hook: "tc-ingress".to_owned(),
-            interface: None,
-            protocol: "TCP".to_owned(),
-            source: None,
-            destination: "10.96.0.10:80".parse().unwrap(),
-            service: Some("shop/web:http".to_owned()),
-            backend: Some("10.4.2.5:8080".parse().unwrap()),
-            tcp_flags: Vec::new(),
-        }
-    }
-
-    fn changed() -> Line {
-        Line::ServiceChanged(ServiceChange {
-            time: String::new(),
-            service: "shop/web:http".to_owned(),
-            protocol: "TCP".to_owned(),
-            family: "IPv4".to_owned(),
-            frontends: Count::default(),
-            backends: Count::default(),
-            added: Vec::new(),
-            removed: vec!["10.4.2.5:8080".parse().unwrap()],
-        })
-    }
+    use crate::monitor::fixture::{changed, flow};
 
     #[test]
     fn nothing_asked_for_wants_every_event_and_no_other_line() {
         let all = Filter::default();
-        assert!(all.wants(&Line::NewFlow(occurrence())) && all.wants(&changed()));
+        assert!(all.wants(&flow()) && all.wants(&changed()));
         assert!(!all.wants(&Line::Started) && !all.wants(&Line::Lost { events: 1 }));
         assert_eq!(all.kinds(), 0b111);
     }
@@ -149,7 +120,7 @@ mod tests {
     #[test]
     fn each_part_of_a_filter_must_hold() {
         let none = Filter::default;
-        let flow = Line::NewFlow(occurrence());
+        let flow = flow();
         let service = |name: &str| Filter {
             service: Some(name.to_owned()),
             ..none()

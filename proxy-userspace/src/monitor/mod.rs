@@ -3,6 +3,8 @@
 
 pub mod changes;
 pub mod filter;
+#[cfg(test)]
+pub mod fixture;
 mod text;
 pub mod view;
 
