@@ -123,9 +123,9 @@ pub struct ExplainArgs {
     /// An address of this node beside those of its Node object
     #[arg(long, value_name = "IP", value_delimiter = ',', value_parser = address)]
     pub local_address: Vec<IpAddr>,
-    /// Form of the answer [default: text; json with --packets]
+    /// Form of the answer [default: table; json with --packets]
     #[arg(short, long, value_enum)]
-    pub output: Option<AnswerFormat>,
+    pub output: Option<Output>,
     /// The agent's configuration file; flags win
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -136,18 +136,6 @@ pub struct ExplainArgs {
 
 fn address(text: &str) -> Result<IpAddr, String> {
     parse_ip(text).ok_or_else(|| format!("{text:?} is no address"))
-}
-
-/// Form of what `shunt explain` prints.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-pub enum AnswerFormat {
-    /// A line a stage.
-    #[value(alias = "table")]
-    Text,
-    /// JSON.
-    Json,
-    /// YAML.
-    Yaml,
 }
 
 /// `shunt service`.
@@ -175,7 +163,7 @@ pub struct ServiceListArgs {
     pub bpffs: PathBuf,
     /// Form of the answer
     #[arg(short, long, value_enum, default_value_t)]
-    pub output: ListOutput,
+    pub output: Output,
     /// Go on, and print the rows that change; JSON is one object a line then, YAML a
     /// document each
     #[arg(short, long)]
@@ -190,20 +178,6 @@ pub struct ServiceGetArgs {
     /// Where the pins are.
     #[command(flatten)]
     pub query: QueryArgs,
-}
-
-/// Form of a list.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum ListOutput {
-    /// For people.
-    #[default]
-    Table,
-    /// The same, with counts.
-    Wide,
-    /// A JSON list.
-    Json,
-    /// The same as YAML.
-    Yaml,
 }
 
 /// `shunt top`.
@@ -315,8 +289,11 @@ pub struct CleanupArgs {
 pub enum Output {
     /// For people.
     #[default]
+    #[value(alias = "text")]
     Table,
-    /// One JSON object.
+    /// The same, with counts where a list has them.
+    Wide,
+    /// JSON.
     Json,
     /// The same as YAML.
     Yaml,

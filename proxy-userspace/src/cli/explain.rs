@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use super::Misuse;
-use super::args::{AnswerFormat, ExplainArgs};
+use super::args::{ExplainArgs, Output};
 use crate::config::{self, AgentOptions, Machine};
 use crate::datapath::pin::Pins;
 use crate::explain::live::{self, LiveError, Overrides};
@@ -21,8 +21,8 @@ pub fn explain(args: ExplainArgs) -> anyhow::Result<()> {
     }
     let is_list = args.packets.is_some();
     let format = args.output.unwrap_or(match is_list {
-        true => AnswerFormat::Json,
-        false => AnswerFormat::Text,
+        true => Output::Json,
+        false => Output::Table,
     });
     match (format.form(), answers.as_slice()) {
         (Some(form), [answer]) if !is_list => println!("{}", form.text(answer)?),

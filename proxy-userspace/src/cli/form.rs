@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::args::{AnswerFormat, ListOutput, Output};
+use super::args::Output;
 
 /// A form for programs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,29 +36,7 @@ impl Output {
     /// `None`: it is for people.
     pub fn form(self) -> Option<Form> {
         match self {
-            Self::Table => None,
-            Self::Json => Some(Form::Json),
-            Self::Yaml => Some(Form::Yaml),
-        }
-    }
-}
-
-impl ListOutput {
-    /// `None`: it is for people.
-    pub fn form(self) -> Option<Form> {
-        match self {
             Self::Table | Self::Wide => None,
-            Self::Json => Some(Form::Json),
-            Self::Yaml => Some(Form::Yaml),
-        }
-    }
-}
-
-impl AnswerFormat {
-    /// `None`: it is for people.
-    pub fn form(self) -> Option<Form> {
-        match self {
-            Self::Text => None,
             Self::Json => Some(Form::Json),
             Self::Yaml => Some(Form::Yaml),
         }

@@ -6,7 +6,7 @@ use anyhow::bail;
 use comfy_table::Table;
 use proxy_common::{Addr4, Addr6};
 
-use super::args::{ListOutput, Output, QueryArgs, ServiceGetArgs, ServiceListArgs};
+use super::args::{Output, QueryArgs, ServiceGetArgs, ServiceListArgs};
 use super::query::{self, Answer, Nameless};
 use super::table;
 use super::watch::{self, Parts};
@@ -44,7 +44,7 @@ pub fn get(args: &ServiceGetArgs) -> anyhow::Result<()> {
     super::print(&match args.query.output.form() {
         Some(form) => form.text(&frontends)?,
         None => {
-            let all = table::text(&rows(&frontends, ListOutput::Wide));
+            let all = table::text(&rows(&frontends, Output::Wide));
             format!("{all}\n\n{}", backends_of(&frontends))
         }
     })?;
@@ -87,7 +87,7 @@ fn service_port(frontend: &FrontendView) -> String {
     format!("{namespace}/{name}:{}", frontend.port_name)
 }
 
-fn rows(frontends: &[FrontendView], output: ListOutput) -> Table {
+fn rows(frontends: &[FrontendView], output: Output) -> Table {
     let mut header = vec![
         "NAMESPACE",
         "NAME",
@@ -97,7 +97,7 @@ fn rows(frontends: &[FrontendView], output: ListOutput) -> Table {
         "BACKENDS",
         "POLICY",
     ];
-    if output == ListOutput::Wide {
+    if output == Output::Wide {
         header.extend(["CONNECTIONS", "REFUSED", "DROPPED"]);
     }
     let mut table = table::new(&header);
@@ -111,7 +111,7 @@ fn rows(frontends: &[FrontendView], output: ListOutput) -> Table {
             backends(frontend),
             frontend.policy.clone(),
         ];
-        if output == ListOutput::Wide {
+        if output == Output::Wide {
             let counts = [frontend.connections, frontend.refused, frontend.dropped];
             row.extend(counts.map(|count| count.to_string()));
         }
@@ -192,7 +192,7 @@ fn backend(backend: &BackendView) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{BackendView, FrontendView, ListOutput, backends_of, rows, table};
+    use super::{BackendView, FrontendView, Output, backends_of, rows, table};
     use crate::flows::Traffic;
 
     #[test]
@@ -229,7 +229,7 @@ mod tests {
             backends: Vec::new(),
             ..node_port.clone()
         };
-        let text = table::text(&rows(&[node_port.clone(), empty], ListOutput::Table));
+        let text = table::text(&rows(&[node_port.clone(), empty], Output::Table));
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[0].trim_start().starts_with("NAMESPACE"), "{text}");
         assert!(lines[1].contains("*:30080/TCP"), "{text}");
@@ -237,7 +237,7 @@ mod tests {
         assert!(lines[2].contains("[fd00::5]:80/TCP"), "{text}");
         assert!(lines[2].contains("<none>"), "{text}");
         assert_eq!(lines[0].find("POLICY"), lines[1].find("Cluster"), "{text}");
-        let wide = table::text(&rows(std::slice::from_ref(&node_port), ListOutput::Wide));
+        let wide = table::text(&rows(std::slice::from_ref(&node_port), Output::Wide));
         let (header, row) = wide.split_once('\n').unwrap();
         let column = header.find("REFUSED").unwrap();
         assert!(row[column..].starts_with('3'), "{wide}");
