@@ -178,7 +178,6 @@ impl Agent {
             cpu,
         } = intake::load(loading, &mut objects).await?;
         setup::end_after(&mut maps, run_options.kill_after_first_writes);
-        setup::follow_bpf_log(&datapath, options.bpf_log);
         // Subscribed before the first reading, so that nothing is missed between the two.
         let changes = Changes::subscribe()?;
         let reader = Reader::open()?;

@@ -1,5 +1,5 @@
-//! Lines about single packets for the agent's log, by aya-log. The loader decides with [`LOGGED`], a
-//! constant for the verifier: where nothing is to be logged, programs lose all this when they are
+//! Lines about single packets for the agent's log, by aya-log. The loader decides with [`LOGGED`],
+//! a constant for the verifier: where nothing is to be logged, programs lose all this when they are
 //! loaded.
 //!
 //! What varies is written with words of one length, out of tables: the verifier wants to know how

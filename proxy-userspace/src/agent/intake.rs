@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use super::health::counts;
-use super::{AgentError, BATCH_MAX, cpu_time};
+use super::{AgentError, BATCH_MAX, cpu_time, setup};
 use crate::datapath::maps::KernelMaps;
 use crate::datapath::{Datapath, DatapathOptions, environment, load};
 use crate::health::latency::Triggers;
@@ -76,6 +76,7 @@ fn load_datapath(
     settings: Settings,
 ) -> Result<(Datapath, KernelMaps, Settings), AgentError> {
     let (datapath, maps) = Datapath::load(options)?;
+    setup::follow_bpf_log(&datapath, options.bpf_log);
     let jiffies = datapath.programs().get(load::JIFFIES);
     let known = maps.config().map(|config| config.hz);
     let hz = environment::hz(known, jiffies).map_err(|source| AgentError::Machine {
