@@ -1,4 +1,4 @@
-//! The dashboard and the alerts of `deploy/`: what they ask Prometheus for, and where the panels are.
+//! The dashboard and the alerts of `deploy/`: what they ask Prometheus for, and where panels are.
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;

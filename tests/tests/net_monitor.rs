@@ -395,7 +395,7 @@ fn ended(rig: &Rig) -> Result<[u64; 2]> {
     Ok([all.iter().sum(), maps.counter(Counter::EventLost as u32)])
 }
 
-/// Fills EVENTS while its reader stands still, and checks that all of it is told or counted as lost.
+/// Fills EVENTS while its reader stands still: all of it is told, or counted and said to be lost.
 fn check_full_ring(rig: &mut Rig, monitor: &mut Monitor, reader: u32) -> Result<()> {
     let before = ended(rig)?;
     let mut is_exact = true;
