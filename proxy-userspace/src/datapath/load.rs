@@ -51,6 +51,12 @@ pub const SOCKET_PROGRAMS: [&str; 8] = [
     "getpeername6",
 ];
 
+/// All of them.
+pub fn programs() -> impl Iterator<Item = &'static str> {
+    let packets = ETHERNET_PROGRAMS.into_iter().chain(IP_PROGRAMS);
+    packets.chain([XDP_PROGRAM, JIFFIES]).chain(SOCKET_PROGRAMS)
+}
+
 /// Why loading failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {

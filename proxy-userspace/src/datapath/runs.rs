@@ -8,6 +8,7 @@ use std::time::Duration;
 use aya::programs::ProgramInfo;
 use aya::sys::{Stats, enable_stats};
 
+use super::load;
 use super::pin::{PinKind, Pins};
 
 /// Whether the agent makes the kernel count.
@@ -37,10 +38,12 @@ pub fn count() -> io::Result<OwnedFd> {
     enable_stats(Stats::RunTime).map_err(|error| error.io_error)
 }
 
-/// All pinned programs by name. One that cannot be read is left out.
+/// All pinned programs by name. One that cannot be read is left out, and so are the maps that are
+/// pinned beside them, of which the kernel tells something, too.
 pub fn runs(pins: &Pins) -> Vec<ProgramRuns> {
     let names = pins.names(PinKind::Programs).into_iter();
-    let found = names.filter_map(|name| {
+    let programs = names.filter(|name| load::programs().any(|program| program == name));
+    let found = programs.filter_map(|name| {
         let info = ProgramInfo::from_pin(pins.path(PinKind::Programs, &name)).ok()?;
         Some(ProgramRuns {
             name,
