@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use proxy_userspace::datapath::load;
 use tests::deployed;
 use tests::http::get;
 use tests::net::eventually;
@@ -128,6 +129,15 @@ fn used_snat_ports_and_runs_of_programs_are_told() -> Result<()> {
         Some(used) == most.map(f64::from) && used > 0.0,
         "{used} ports, {report:?}"
     );
+    // Maps are pinned beside programs.
+    let told = scrape.lines().filter_map(|line| {
+        let rest = line.strip_prefix("shunt_program_runs_total{program=\"")?;
+        rest.split('"').next()
+    });
+    let unknown: Vec<&str> = told
+        .filter(|name| load::programs().all(|program| program != *name))
+        .collect();
+    ensure!(unknown.is_empty(), "{unknown:?} are no programs");
     for program in ["tc_ingress", "tc_egress"] {
         let series = |name: &str| format!("shunt_program_{name}{{program=\"{program}\"}}");
         let runs = value(&scrape, &series("runs_total"))?;

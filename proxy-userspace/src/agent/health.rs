@@ -10,9 +10,9 @@ use tokio::task::JoinSet;
 
 use super::socket::Request;
 use crate::config::AgentOptions;
+use crate::datapath::fill;
 use crate::datapath::pin::Pins;
 use crate::datapath::runs::{self, ProgramStats};
-use crate::datapath::{fill, snat_use};
 use crate::events::Events;
 use crate::health::latency::Triggers;
 use crate::health::metrics::{Extent, Metrics};
@@ -216,7 +216,8 @@ fn slow_metrics(options: &AgentOptions) -> Slow {
         let maps = match known.as_ref() {
             Some((at, text)) if at.elapsed() < FILL_AGE => text.as_str(),
             _ => {
-                let text = node::map_text(&fill::fill(&pins), snat_use::most_used(&pins));
+                let (fills, snat_ports_used) = fill::fill_and_snat_use(&pins);
+                let text = node::map_text(&fills, snat_ports_used);
                 &known.insert((Instant::now(), text)).1
             }
         };

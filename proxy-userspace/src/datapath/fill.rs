@@ -1,6 +1,7 @@
 //! How full the pinned maps are.
 
 use std::collections::BTreeMap;
+use std::io;
 
 use proxy_common::{Addr4, Addr6, Address, BackendState, RegionHeader, Word};
 use serde::{Deserialize, Serialize};
@@ -9,6 +10,7 @@ use super::catalog::{MapKind, MapSizes, catalog};
 use super::elements::AnyMap;
 use super::maps::KernelMaps;
 use super::pin::Pins;
+use super::snat_use::SnatUse;
 use crate::maps::{FamilyMaps, Maps};
 
 /// One map and its limit.
@@ -35,6 +37,18 @@ impl MapFill {
 /// Every map that can run full, in the order of the catalogue. Reads whole maps: for commands, not
 /// for the agent's loop.
 pub fn fill(pins: &Pins) -> Vec<MapFill> {
+    counted(pins, |_, map| map.count())
+}
+
+/// As [`fill`], and how many SNAT ports are in use, where they are most; `None` where flow tables
+/// cannot be read. Each map is read once.
+pub fn fill_and_snat_use(pins: &Pins) -> (Vec<MapFill>, Option<u64>) {
+    let mut snat_use = SnatUse::default();
+    let fills = counted(pins, |name, map| snat_use.count(name, map));
+    (fills, snat_use.most())
+}
+
+fn counted(pins: &Pins, mut count: impl FnMut(&str, &AnyMap) -> io::Result<usize>) -> Vec<MapFill> {
     let maps = KernelMaps::open(pins).ok();
     let arrays = maps.as_ref().map(arrays).unwrap_or_default();
     let specs = catalog(&MapSizes::default()).into_iter();
@@ -51,7 +65,7 @@ pub fn fill(pins: &Pins) -> Vec<MapFill> {
             name: spec.name.to_owned(),
             used: match is_array {
                 true => arrays.get(spec.name).copied(),
-                false => map.count().ok().map(|count| count as u64),
+                false => count(spec.name, &map).ok().map(|count| count as u64),
             },
             limit: map.info.max_entries.into(),
             evicts: spec.kind == MapKind::LruHash,
