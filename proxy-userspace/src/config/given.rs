@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 use crate::datapath::bpf_log::BpfLog;
 use crate::settings::{ExternalIps, Masquerade, SocketLb, SocketUdp};
@@ -39,6 +41,7 @@ pub struct Given {
     pub cgroup: Option<PathBuf>,
     /// Socket load balancing: for all sockets, none, or those of the node's own namespace
     #[arg(long, value_enum)]
+    #[serde(deserialize_with = "word")]
     pub socket_lb: Option<SocketLb>,
     /// Which UDP sockets are translated at the socket
     #[arg(long, value_enum)]
@@ -163,7 +166,26 @@ pub struct Given {
     /// What BPF programs write into this log of single packets: drops that they are at fault for
     /// (error), all drops (warn), refusals (info), new flows (debug) [default: off]
     #[arg(long, value_enum, value_name = "LEVEL")]
+    #[serde(deserialize_with = "word")]
     pub bpf_log: Option<BpfLog>,
+}
+
+/// A choice by its word. YAML takes `on` and `off` for truth values.
+fn word<'de, D, T>(value: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: ValueEnum,
+{
+    let text = match Option::<Value>::deserialize(value)? {
+        None => return Ok(None),
+        Some(Value::Bool(true)) => "on".to_owned(),
+        Some(Value::Bool(false)) => "off".to_owned(),
+        Some(Value::String(text)) => text,
+        Some(other) => return Err(D::Error::custom(format!("{other} is no word"))),
+    };
+    T::from_str(&text, false)
+        .map(Some)
+        .map_err(D::Error::custom)
 }
 
 /// Form of the log.

@@ -142,6 +142,8 @@ fn what_programs_log_is_a_flag_and_a_key() {
         let by_key = options("", &shunt(&format!("bpfLog: {level}"))).unwrap();
         assert_eq!((by_flag.bpf_log, by_key.bpf_log), (expected, expected));
     }
+    let other = options("", &shunt("socketLb: off")).unwrap();
+    assert_eq!(other.settings.socket_lb, SocketLb::Off);
     let flag_wins = options("--bpf-log off", &shunt("bpfLog: debug")).unwrap();
     assert_eq!(flag_wins.bpf_log, BpfLog::Off);
     check_error("", &shunt("bpfLog: loud"), "bpfLog");
