@@ -7,10 +7,10 @@ use aya_ebpf::helpers::generated::{
 use bytemuck::{AnyBitPattern, NoUninit};
 use proxy_common::{Be16, Counter};
 
-use super::direct::{self, Bounds};
+use super::direct::{self, Bounds, DirectBytes};
 use super::{L4Change, L4Checksum, Packet, SEGMENTS_DIFFER};
 use crate::Stop;
-use crate::wire::checksum;
+use crate::wire::checksum::{self, Delta};
 
 /// Bytes that are made linear before the headers are read: MAC header, IPv6 with a few extension
 /// headers or a quoted packet, TCP with options.
@@ -66,6 +66,14 @@ impl SkbPacket {
 }
 
 impl Packet for SkbPacket {
+    type Bytes<'a> = DirectBytes<'a>;
+
+    #[inline(always)]
+    fn bytes(&mut self) -> DirectBytes<'_> {
+        // SAFETY: bounds of this run's packet.
+        unsafe { DirectBytes::new(self.bounds()) }
+    }
+
     #[inline(always)]
     fn len(&self) -> usize {
         // SAFETY: the context is valid for the run (`new`).
@@ -132,15 +140,18 @@ impl Packet for SkbPacket {
             return self.update_l4_checksum(at, change, kind);
         }
         self.write(at, &checksum::updated(old, change, kind))?;
-        if !self.is_ipv6 {
-            // The sum that a device made of the whole packet: what the addresses change in the IP
-            // header is taken up by the header's own checksum, and then by the transport's once
-            // more. In IPv6 only by the latter, so nothing changes. Fails harmlessly where there is
-            // no such sum.
-            // SAFETY: the context is valid for the run.
-            unsafe { bpf_csum_update(self.skb, !change.addresses.folded_32()) };
-        }
+        self.told_addresses(change.addresses);
         Ok(())
+    }
+
+    /// In IPv4 what the addresses change in the header is taken up by the header's own checksum, and
+    /// then by the transport's once more. In IPv6 only by the latter, so nothing changes.
+    #[inline(always)]
+    fn told_addresses(&mut self, change: Delta) {
+        if !self.is_ipv6 {
+            // SAFETY: the context is valid for the run. Fails harmlessly where there is no sum.
+            unsafe { bpf_csum_update(self.skb, !change.folded_32()) };
+        }
     }
 
     #[inline(always)]

@@ -3,7 +3,7 @@
 use bytemuck::{AnyBitPattern, NoUninit};
 use proxy_common::Counter;
 
-use super::{Packet, checked_len};
+use super::{Bytes, Packet, checked_len};
 use crate::Stop;
 
 /// A packet in memory.
@@ -25,7 +25,27 @@ impl HostPacket {
     }
 }
 
+impl Bytes for &mut [u8] {
+    fn holds(&self, len: usize) -> bool {
+        self.len() >= len
+    }
+
+    fn get<T: AnyBitPattern>(&self, at: usize) -> T {
+        bytemuck::pod_read_unaligned(&self[at..at + size_of::<T>()])
+    }
+
+    fn put<T: NoUninit>(&mut self, at: usize, value: T) {
+        self[at..at + size_of::<T>()].copy_from_slice(bytemuck::bytes_of(&value));
+    }
+}
+
 impl Packet for HostPacket {
+    type Bytes<'a> = &'a mut [u8];
+
+    fn bytes(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+
     fn len(&self) -> usize {
         self.bytes.len()
     }

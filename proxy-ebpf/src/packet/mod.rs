@@ -78,9 +78,31 @@ pub struct L4Change {
     pub payload: Delta,
 }
 
+/// The bytes of a packet where they lie at this moment: bounds are checked once for many accesses.
+/// Whatever might move them needs the packet, which is borrowed.
+pub trait Bytes {
+    /// True if there are as many.
+    fn holds(&self, len: usize) -> bool;
+
+    /// The value at an offset within what [`Self::holds`] was asked for. The verifier refuses any
+    /// other, and on the host it panics.
+    fn get<T: AnyBitPattern>(&self, at: usize) -> T;
+
+    /// Writes a value there, likewise.
+    fn put<T: NoUninit>(&mut self, at: usize, value: T);
+}
+
 /// The bytes of one packet. Offsets count from the first byte that the hook shows: the MAC header,
 /// or the IP header on devices without one.
 pub trait Packet {
+    /// Its bytes.
+    type Bytes<'a>: Bytes
+    where
+        Self: 'a;
+
+    /// Its bytes, as they lie now.
+    fn bytes(&mut self) -> Self::Bytes<'_>;
+
     /// Length in bytes.
     fn len(&self) -> usize;
 
@@ -121,6 +143,11 @@ pub trait Packet {
     ) -> Result<(), Stop> {
         self.update_l4_checksum(at, change, kind)
     }
+
+    /// Tells the sum that a device made of the whole packet, if there is one, that the addresses
+    /// and both checksums have been written.
+    #[inline(always)]
+    fn told_addresses(&mut self, _change: Delta) {}
 
     /// Makes the packet `len` bytes long: cut at the end, or grown with zeros.
     fn resize(&mut self, len: usize) -> Result<(), Stop>;

@@ -6,7 +6,7 @@ use bytemuck::{AnyBitPattern, NoUninit};
 use proxy_common::Counter;
 
 use super::Packet;
-use super::direct::{self, Bounds};
+use super::direct::{self, Bounds, DirectBytes};
 use crate::Stop;
 
 /// A frame. Data pointers are read anew for each access, since helpers may move them.
@@ -32,6 +32,14 @@ impl XdpPacket {
 }
 
 impl Packet for XdpPacket {
+    type Bytes<'a> = DirectBytes<'a>;
+
+    #[inline(always)]
+    fn bytes(&mut self) -> DirectBytes<'_> {
+        // SAFETY: bounds of this run's packet.
+        unsafe { DirectBytes::new(self.bounds()) }
+    }
+
     #[inline(always)]
     fn len(&self) -> usize {
         let (data, end) = self.bounds();

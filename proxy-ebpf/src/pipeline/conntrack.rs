@@ -15,7 +15,7 @@ use crate::{Environment, Family, FlowTable, Hook, Insert, Sighting, Tables};
 mod create;
 mod life;
 
-pub use create::{Creator, clashes, create, starts_directly, starts_flow};
+pub use create::{Creator, clashes, create, may_clash, starts_directly, starts_flow};
 use life::{belongs, closed_bit, is_over, seen_after};
 pub use life::{expired, lifetime};
 

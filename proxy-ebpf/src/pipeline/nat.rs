@@ -15,9 +15,11 @@ use crate::wire::checksum::{self, Delta};
 use crate::wire::{icmp, ipv4, ipv6, tcp, udp};
 use crate::{Environment, Family, Packet, Stop, Tables};
 
+mod plain;
 mod sctp;
 mod way_back;
 
+pub use plain::rewrite_plain;
 use way_back::{leaves_unseen, returns_here};
 
 /// Where a new flow's source port comes from.

@@ -115,11 +115,11 @@ pub fn run<F: CaseFamily + Debug>(
 
 /// The headers, where they can be read: they are where the packet says.
 fn parsed<F: CaseFamily + Debug>(bytes: &[u8]) -> Result<Option<Headers<F>>, String> {
-    let packet = HostPacket::new(bytes.to_vec());
+    let mut packet = HostPacket::new(bytes.to_vec());
     let mut headers: Headers<F> = no_headers();
     let result = parse::parse::<F, _>(&packet, L3, &mut headers);
     let is_error = matches!(headers.transport, Transport::IcmpError);
-    let plain = parse::plain::<F, _>(&packet, L3);
+    let plain = parse::plain::<F, _>(&mut packet, L3);
     if result.is_err() {
         return match plain {
             Some(_) => Err("the short way reads what cannot be read".to_owned()),

@@ -1,0 +1,105 @@
+//! The rewriting of most packets: what the short way has read the headers of, and nothing else has
+//! to be done to.
+
+use proxy_common::flow::path;
+use proxy_common::{Be16, Connection, protocol};
+
+use crate::packet::{Bytes, L4Change, L4Checksum};
+use crate::pipeline::parse::Headers;
+use crate::wire::checksum::{self, Delta};
+use crate::wire::{ethernet, ipv4, ipv6, tcp, udp};
+use crate::{Environment, Family, Hook, Packet};
+
+/// Writes the translation into a packet of one segment that [`plain`](crate::pipeline::parse::plain)
+/// has read. False, and nothing is written, where there is more to think of: several segments, a
+/// checksum that a device may have to finish, a redirect that would lose the packet.
+#[inline(always)]
+pub fn rewrite_plain<F, P, E>(
+    packet: &mut P,
+    env: &E,
+    headers: &Headers<F>,
+    connection: &Connection<F::Addr>,
+) -> bool
+where
+    F: Family,
+    P: Packet,
+    E: Environment<F>,
+{
+    let is_forwarded = connection.path.kind == path::INGRESS_NEIGH;
+    let is_redirected = is_forwarded || connection.path.kind == path::EGRESS_NEIGH;
+    let mtu = connection.path.mtu as u32;
+    if is_forwarded && headers.ttl <= 1
+        || is_redirected && mtu != 0 && headers.len > mtu
+        || packet.segment_len() != 0
+    {
+        return false;
+    }
+    let (old, new) = (&headers.tuple, &connection.to);
+    let addresses = Delta::address(&old.src, &new.src).plus(Delta::address(&old.dst, &new.dst));
+    let payload = Delta::half(old.sport, new.sport).plus(Delta::half(old.dport, new.dport));
+    let change = L4Change { addresses, payload };
+    let mut bytes = packet.bytes();
+    let (l3, l4) = (headers.l3.get(), headers.l4.get());
+    if !bytes.holds(l4 + udp::LEN) {
+        return false;
+    }
+    let (sum_at, kind) = if headers.protocol == protocol::TCP {
+        if !bytes.holds(l4 + tcp::LEN) {
+            return false;
+        }
+        (l4 + tcp::CHECKSUM, L4Checksum::Plain)
+    } else {
+        (l4 + udp::CHECKSUM, L4Checksum::Udp)
+    };
+    let sum: Be16 = bytes.get(sum_at);
+    if sum == unfinished(&bytes, headers) {
+        return false;
+    }
+    bytes.put(sum_at, checksum::updated(sum, change, kind));
+    bytes.put(l4, [new.sport, new.dport]);
+    let ttl = headers.ttl.wrapping_sub(is_forwarded as u8);
+    if F::VERSION == 4 {
+        let header = addresses.plus(Delta::half(high_byte(headers.ttl), high_byte(ttl)));
+        let sum: Be16 = bytes.get(l3 + ipv4::CHECKSUM);
+        bytes.put(l3 + ipv4::CHECKSUM, checksum::replaced(sum, header));
+        bytes.put(l3 + ipv4::SRC, [new.src, new.dst]);
+        bytes.put(l3 + ipv4::TTL, ttl);
+    } else {
+        bytes.put(l3 + ipv6::SRC, [new.src, new.dst]);
+        bytes.put(l3 + ipv6::HOP_LIMIT, ttl);
+    }
+    if matches!(env.hook(), Hook::Xdp) {
+        bytes.put(ethernet::DST, connection.next_hop.dst);
+        bytes.put(ethernet::SRC, connection.next_hop.src);
+    }
+    drop(bytes);
+    packet.told_addresses(addresses);
+    true
+}
+
+/// What the transport checksum is where the stack has left it to a device
+/// ([`partial_checksum`](crate::pipeline::parse::partial_checksum)).
+#[inline(always)]
+fn unfinished<F: Family, B: Bytes>(bytes: &B, headers: &Headers<F>) -> Be16 {
+    let l3 = headers.l3.get();
+    let len = if F::VERSION == 4 {
+        let total: Be16 = bytes.get(l3 + ipv4::TOTAL_LEN);
+        total.get().wrapping_sub(ipv4::LEN as u16)
+    } else {
+        let payload: Be16 = bytes.get(l3 + ipv6::PAYLOAD_LEN);
+        payload.get()
+    };
+    let (src, dst) = (&headers.tuple.src, &headers.tuple.dst);
+    Be16(checksum::fold(checksum::pseudo_header(
+        src,
+        dst,
+        headers.protocol,
+        len,
+    )))
+}
+
+/// The header's 16-bit word with the time to live, without the protocol.
+#[inline(always)]
+fn high_byte(ttl: u8) -> Be16 {
+    Be16::new((ttl as u16) << 8)
+}
