@@ -26,12 +26,16 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Answers to refused packets that each CPU sends in a second (S-104); 0: no limit.
     pub answers_per_sec: u32,
+    /// New flows that each CPU enters in a second; 0: no limit.
+    pub new_flows_per_sec: u32,
     /// What differs in IPv4.
     pub v4: FamilyConfig<Addr4>,
     /// What differs in IPv6.
     pub v6: FamilyConfig<Addr6>,
+    /// Zero.
+    pub pad: u32,
 }
-const _: () = assert!(size_of::<Config>() == 320);
+const _: () = assert!(size_of::<Config>() == 328);
 
 /// Bits of [`Config::flags`].
 pub mod flags {

@@ -145,18 +145,35 @@ pub mod path {
 ///
 /// A connection has two entries. Each holds enough to rebuild the other: the other's key is
 /// `to` reversed, and the other's `to` is this key reversed.
+///
+/// What every packet reads and writes stands first: in IPv4 most of it lies in the same line of the
+/// cache as the key.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Connection<A: Address> {
-    /// What the version of the tests knows besides.
-    #[cfg(feature = "other-abi")]
-    pub made_up: u32,
     /// Addresses and ports of the packet after translation.
     pub to: Tuple<A>,
     /// [`FlowKey::tag`] of the entry's key.
     pub tag: u32,
+    /// What this direction has carried since it was last written to BACKEND_COUNTS: a
+    /// [`Carried`], packed, so that a packet costs one addition.
+    #[cfg(not(feature = "other-abi"))]
+    pub carried: u64,
     /// When a packet of this direction was last seen, in seconds of the jiffies clock.
     pub last_seen_secs: u32,
+    /// [`connection_flags`](self::flags).
+    pub flags: u16,
+    /// Bits of [`seen`]: what was seen of the connection, both directions.
+    pub seen: u8,
+    /// Zero.
+    pub pad: u8,
+    /// What happens to packets of this direction.
+    pub path: Path,
+    /// Where XDP sends packets of this direction to. The other direction has its own.
+    pub next_hop: NextHop,
+    /// What the version of the tests knows besides.
+    #[cfg(feature = "other-abi")]
+    pub made_up: u32,
     /// BackendId.
     pub backend: u32,
     /// The backend's generation at the decision.
@@ -165,24 +182,13 @@ pub struct Connection<A: Address> {
     pub frontend: u32,
     /// When the connection began, in seconds of the jiffies clock; 0 where that is not known.
     pub began_secs: u32,
-    /// What happens to packets of this direction.
-    pub path: Path,
     /// What happens to packets of the other direction.
     pub other_path: Path,
-    /// Where XDP sends packets of this direction to. The other direction has its own.
-    pub next_hop: NextHop,
-    /// [`connection_flags`](self::flags).
-    pub flags: u16,
-    /// Bits of [`seen`]: what was seen of the connection, both directions.
-    pub seen: u8,
     /// Zero.
     #[cfg(not(feature = "other-abi"))]
-    pub pad: [u8; 5],
-    /// Zero.
+    pub pad_end: u32,
+    /// As in the other version.
     #[cfg(feature = "other-abi")]
-    pub pad: [u8; 1],
-    /// What this direction has carried since it was last written to BACKEND_COUNTS: a
-    /// [`Carried`], packed, so that a packet costs one addition.
     pub carried: u64,
     /// Packets before that.
     pub packets: u64,

@@ -38,7 +38,7 @@ pub use reasons::Counter;
 pub use socket::{SocketEntry, SocketKey};
 
 /// Version of this ABI. An agent that finds pins of another version converts or refuses them.
-pub const ABI_VERSION: u32 = 3 + cfg!(feature = "other-abi") as u32;
+pub const ABI_VERSION: u32 = 4 + cfg!(feature = "other-abi") as u32;
 /// The oldest version that can be converted to this one and back: since then fields came and went,
 /// but none has changed its meaning.
 pub const ABI_OLDEST: u32 = 1;

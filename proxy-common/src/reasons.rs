@@ -107,6 +107,7 @@ counters! {
     XdpAnswered = 56, "redirected, answered or dropped by XDP";
     Tagged = 57, "of a VLAN, whose own device sees it without its tag";
     EventLost = 58, "an event for monitors that found no room in EVENTS";
+    NewFlowLimited = 59, "a new flow that was dropped: more of them than the limit";
 }
 
 const _: () = {

@@ -277,6 +277,7 @@ fn settings(given: &Given, warnings: &mut Vec<String>) -> Result<Settings, Confi
             Some(texts) => text::port_ranges(texts).map_err(named("snat-ports"))?,
             None => default.snat_ports,
         },
+        new_flows_per_sec: given.new_flows_per_sec.unwrap_or(default.new_flows_per_sec),
         timeouts: times::timeouts(given)?,
         ..default
     })

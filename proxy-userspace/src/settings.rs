@@ -38,6 +38,8 @@ pub struct Settings {
     pub socket_udp: SocketUdp,
     /// First and last port of two SNAT ranges (P-13).
     pub snat_ports: [[u16; 2]; 2],
+    /// New flows that each CPU enters in a second; 0: no limit.
+    pub new_flows_per_sec: u32,
     /// Kernel ticks per second, as measured.
     pub hz: u32,
     /// Cookie of the node's own network namespace.
@@ -65,6 +67,7 @@ impl Default for Settings {
             socket_lb: SocketLb::On,
             socket_udp: SocketUdp::Unconnected,
             snat_ports: [[10_000, 29_999], [61_000, 65_535]],
+            new_flows_per_sec: 0,
             hz: 1000,
             host_netns_cookie: 0,
             ipv6: Ipv6::Served,

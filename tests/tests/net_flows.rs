@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use proxy_common::Counter;
 use serde_json::Value;
 use tests::net::eventually;
 use tests::rig::{Client, Rig, Target};
@@ -93,6 +94,35 @@ fn answered_questions_displace_no_live_connection() -> Result<()> {
     let held = hold(&mut rig)?;
     pass_by(&mut rig, SocketKind::UdpConnected)?;
     ask_all(&mut rig, &held)
+}
+
+/// S-215: beyond the limit of a second no connection begins, and those that are there go on.
+#[test]
+fn connections_beyond_the_limit_of_a_second_do_not_begin() -> Result<()> {
+    const QUESTIONS: u32 = 30;
+    rules(&["S-215"]);
+    let mut rig = Rig::new(Variant::default(), &["--new-flows-per-sec", "3"])?;
+    for (client, target) in PATHS {
+        for family in FAMILIES {
+            let who = format!("{client:?} {family:?}");
+            let to = rig.address(target, family);
+            let (number, _) = rig.client(client)?.open(Held::new(SocketKind::Tcp, to))?;
+            let plan = Plan::new(SocketKind::UdpConnected, to).timeout_ms(100);
+            let plan = plan.times(QUESTIONS).max_failures(QUESTIONS);
+            let before = limited(&rig)?;
+            let report = rig.client(client)?.connect(plan)?;
+            let failed = u64::from(report.failed());
+            ensure!(failed > 0 && failed < QUESTIONS.into(), "{who}: {report:?}");
+            ensure!(limited(&rig)? > before, "{who}: none is counted");
+            rig.client(client)?.ask(number, 10_000).context(who)?;
+        }
+    }
+    Ok(())
+}
+
+/// New flows that n1 has dropped for want of a limit that is larger.
+fn limited(rig: &Rig) -> Result<u64> {
+    Ok(rig.agents[0].maps()?.counter(Counter::NewFlowLimited as u32))
 }
 
 /// What a connection through a NodePort has carried is told while it lives, and of its backend when

@@ -280,6 +280,7 @@ fn packet_counters() -> impl Iterator<Item = &'static Counter> {
         SocketDropped,
         SocketSteppedAside,
         AnswerLimited,
+        NewFlowLimited,
         EventLost,
     ];
     Counter::ALL

@@ -15,7 +15,7 @@ use proxy_common::*;
 
 pub use carried::FlowEntry;
 pub use counts::count;
-use counts::may_answer;
+use counts::{may_answer, may_begin};
 
 use super::flows::FlowTables as _;
 use super::{FlowTable, FrontendRead, Insert, Sighting, Tables};
@@ -276,6 +276,11 @@ macro_rules! family {
             #[inline(always)]
             fn may_answer(&self, now: u32, limit: u32) -> bool {
                 may_answer(now, limit)
+            }
+
+            #[inline(always)]
+            fn may_begin(&self, now: u32, limit: u32) -> bool {
+                may_begin(now, limit)
             }
 
             #[inline(always)]

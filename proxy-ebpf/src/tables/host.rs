@@ -55,6 +55,8 @@ pub struct Written<F: Family> {
     pub affinity: BTreeMap<Vec<u8>, AffinityEntry>,
     /// ANSWERS: the second of the last answer, and how many it saw.
     pub answers: (u32, u32),
+    /// NEW_FLOWS: the same of the last new flow.
+    pub new_flows: (u32, u32),
     /// SOCKETS, as bytes of the key.
     pub sockets: BTreeMap<Vec<u8>, SocketEntry<F::Addr>>,
     /// EVENTS, without their time.
@@ -75,6 +77,7 @@ impl<F: Family> Default for Written<F> {
             fragments: BTreeMap::new(),
             affinity: BTreeMap::new(),
             answers: (0, 0),
+            new_flows: (0, 0),
             sockets: BTreeMap::new(),
             events: Vec::new(),
             counters: BTreeMap::new(),
@@ -277,6 +280,15 @@ impl<F: Family> Tables<F> for HostTables<F> {
 
     fn may_answer(&self, now: u32, limit: u32) -> bool {
         let (second, count) = &mut self.written.borrow_mut().answers;
+        if *second != now {
+            (*second, *count) = (now, 0);
+        }
+        *count += 1;
+        *count <= limit
+    }
+
+    fn may_begin(&self, now: u32, limit: u32) -> bool {
+        let (second, count) = &mut self.written.borrow_mut().new_flows;
         if *second != now {
             (*second, *count) = (now, 0);
         }

@@ -131,6 +131,8 @@ pub trait Tables<F: Family> {
     fn insert_affinity(&self, key: &AffinityKey<F::Addr>, value: &AffinityEntry);
     /// ANSWERS: true for the first `limit` calls of this CPU in the second `now`.
     fn may_answer(&self, now: u32, limit: u32) -> bool;
+    /// NEW_FLOWS: the same for new flows.
+    fn may_begin(&self, now: u32, limit: u32) -> bool;
     /// FRAGMENTS: the ports of a datagram's first fragment.
     fn fragment(&self, key: &FragmentKey<F::Addr>) -> Option<FragmentPorts>;
     /// FRAGMENTS: remembers them.

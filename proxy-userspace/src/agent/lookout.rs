@@ -19,7 +19,7 @@ use crate::pipeline::reconciler::AuditRound;
 const PART_PACE: Duration = Duration::from_millis(10);
 
 /// Counters of packets that were dropped for want of room, with what is to be done about it.
-const PRESSURES: [(Counter, &str); 2] = [
+const PRESSURES: [(Counter, &str); 3] = [
     (
         Counter::InsertFailed,
         "connections were refused: the flow tables take no more (--max-flows)",
@@ -27,6 +27,10 @@ const PRESSURES: [(Counter, &str); 2] = [
     (
         Counter::SnatPortsExhausted,
         "connections were refused: no SNAT port is free (--snat-ports)",
+    ),
+    (
+        Counter::NewFlowLimited,
+        "connections were dropped: more began than --new-flows-per-sec allows",
     ),
 ];
 

@@ -55,6 +55,7 @@ fn defaults(machine: &Machine) -> Given {
         detect_local_mode: Some(DetectMode::ClusterCidr),
         snat_ports: Some(vec!["10000-29999".to_owned(), "61000-65535".to_owned()]),
         max_flows: Some(proxy_common::FLOWS_DEFAULT),
+        new_flows_per_sec: Some(0),
         max_services: Some(proxy_common::FRONTENDS_DEFAULT),
         max_endpoints: Some(proxy_common::BACKENDS_DEFAULT),
         audit_period: text("5m"),

@@ -78,6 +78,9 @@ pub struct Given {
     /// Connections that are remembered, per address family
     #[arg(long, value_name = "COUNT")]
     pub max_flows: Option<u32>,
+    /// Connections that each CPU lets begin in a second; 0: no limit [default: 0]
+    #[arg(long, value_name = "COUNT")]
+    pub new_flows_per_sec: Option<u32>,
     /// Frontends (addresses and ports that clients dial) that there is room for, per address family
     #[arg(long, value_name = "COUNT")]
     pub max_services: Option<u32>,
@@ -260,6 +263,7 @@ impl Given {
             nodeport_addresses: self.nodeport_addresses.or(other.nodeport_addresses),
             snat_ports: self.snat_ports.or(other.snat_ports),
             max_flows: self.max_flows.or(other.max_flows),
+            new_flows_per_sec: self.new_flows_per_sec.or(other.new_flows_per_sec),
             max_services: self.max_services.or(other.max_services),
             max_endpoints: self.max_endpoints.or(other.max_endpoints),
             audit_period: self.audit_period.or(other.audit_period),

@@ -118,7 +118,7 @@ mod tests {
         let found = Transition::new(&ours, &theirs, &names).unwrap();
         assert_eq!(found.exchanged, bits4::FLOWS | bits6::AFFINITY);
         assert_eq!(found.affinity, [0, ABSENT, 8, 12]);
-        assert_eq!(found.connection4[..6], [0, 12, 16, 20, ABSENT, 28]);
+        assert_eq!(found.connection4[..6], [0, 12, 24, 52, ABSENT, 60]);
         assert_eq!(
             Transition::new(&ours, &ours, &BTreeSet::from(["SLOTS"])),
             None

@@ -135,6 +135,7 @@ pub struct KernelTables {
     fragments: RawMap,
     affinity: RawMap,
     answers: RawMap,
+    new_flows: RawMap,
     frontend_counts: RawMap,
     backend_counts: RawMap,
 }
@@ -162,6 +163,7 @@ impl KernelTables {
             fragments: family("FRAGMENTS")?,
             affinity: family("AFFINITY")?,
             answers: shared("ANSWERS")?,
+            new_flows: shared("NEW_FLOWS")?,
             frontend_counts: family("FRONTEND_COUNTS")?,
             backend_counts: family("BACKEND_COUNTS")?,
         })
@@ -197,10 +199,12 @@ impl KernelTables {
         self.clear_counters()
     }
 
-    /// Sets every counter to 0, and forgets which answers were given.
+    /// Sets every counter to 0, and forgets what was done in this second.
     pub fn clear_counters(&self) -> Result<()> {
         let zeros = vec![0_u8; 8 * aya::util::nr_cpus().map_err(|(_, error)| error)?];
-        sys::map_update(self.answers.fd.as_fd(), &0_u32.to_ne_bytes(), &zeros)?;
+        for done in [&self.answers, &self.new_flows] {
+            sys::map_update(done.fd.as_fd(), &0_u32.to_ne_bytes(), &zeros)?;
+        }
         for counter in Counter::ALL {
             let key = (*counter as u32).to_ne_bytes();
             sys::map_update(self.counters.fd.as_fd(), &key, &zeros)?;
@@ -268,11 +272,15 @@ impl KernelTables {
         for (key, value) in &written.flows {
             self.flows.set(key, value)?;
         }
-        let (second, count) = written.answers;
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
-        let answers = [second, count].repeat(cpus);
-        let bytes = bytemuck::cast_slice(&answers);
-        sys::map_update(self.answers.fd.as_fd(), &0_u32.to_ne_bytes(), bytes)?;
+        for (done, (second, count)) in [
+            (&self.answers, written.answers),
+            (&self.new_flows, written.new_flows),
+        ] {
+            let of_all = [second, count].repeat(cpus);
+            let bytes = bytemuck::cast_slice(&of_all);
+            sys::map_update(done.fd.as_fd(), &0_u32.to_ne_bytes(), bytes)?;
+        }
         for (key, value) in &written.affinity {
             let key: AffinityKey<F::Addr> = bytemuck::pod_read_unaligned(key);
             self.affinity.set(&key, value)?;

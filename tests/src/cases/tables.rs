@@ -99,6 +99,7 @@ impl World {
         self.bindings(&mut tables, now);
         tables.monitor = Some(events::monitor(now));
         tables.written.get_mut().answers = (now, self.answers_given);
+        tables.written.get_mut().new_flows = (now, self.new_flows_begun);
         tables
     }
 
@@ -116,6 +117,7 @@ impl World {
         } as u32;
         config.timeouts = config::Timeouts::default();
         config.answers_per_sec = self.answers_per_sec;
+        config.new_flows_per_sec = self.new_flows_per_sec;
         let family = F::config_mut(&mut config);
         let (_, network, mask) = pod_cidr::<F>();
         family.pods = Cidr {

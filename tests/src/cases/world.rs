@@ -310,6 +310,10 @@ pub struct World {
     pub answers_per_sec: u32,
     /// Answers that were given in this second.
     pub answers_given: u32,
+    /// [`Config::new_flows_per_sec`](proxy_common::Config::new_flows_per_sec).
+    pub new_flows_per_sec: u32,
+    /// NEW_FLOWS: how many this CPU has entered in this second.
+    pub new_flows_begun: u32,
     /// First fragments that were seen: source, destination, identification, protocol.
     pub fragments: Vec<(At, At, u16, u8)>,
     /// Connected sockets of this node: own address, peer, IP protocol.
@@ -403,6 +407,8 @@ impl Default for World {
             bindings: Vec::new(),
             answers_per_sec: 0,
             answers_given: 0,
+            new_flows_per_sec: 0,
+            new_flows_begun: 0,
             fragments: Vec::new(),
             sockets: Vec::new(),
         }

@@ -102,10 +102,14 @@ where
     T: Tables<F>,
     E: Environment<F>,
 {
+    let now = env.now_secs(config.hz);
+    let limit = config.new_flows_per_sec;
+    if limit != 0 && !tables.may_begin(now, limit) {
+        return Err(Stop::Drop(Counter::NewFlowLimited));
+    }
     entries.connection.tag = entries.key.tag();
-    entries.connection.last_seen_secs = env.now_secs(config.hz);
-    entries.connection.began_secs = entries.connection.last_seen_secs;
-    let now = entries.connection.last_seen_secs;
+    entries.connection.last_seen_secs = now;
+    entries.connection.began_secs = now;
     reserve(tables, env, config, entries, port)?;
     entries.connection.packets = 1;
     entries.connection.bytes = bytes.into();

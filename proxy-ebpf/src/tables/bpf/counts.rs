@@ -8,16 +8,18 @@ use proxy_common::reasons::COUNTERS_LEN;
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS_LEN, 0);
 
-/// The answers of one CPU in one second.
+/// What one CPU has done in one second.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Answers {
+struct Done {
     second: u32,
     count: u32,
 }
 
 #[map]
-static ANSWERS: PerCpuArray<Answers> = PerCpuArray::with_max_entries(1, 0);
+static ANSWERS: PerCpuArray<Done> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static NEW_FLOWS: PerCpuArray<Done> = PerCpuArray::with_max_entries(1, 0);
 
 /// One more.
 #[inline(always)]
@@ -57,19 +59,30 @@ pub unsafe fn add_to(counter: *mut u64, amount: u64) {
     }
 }
 
-/// True for the first `limit` calls in the second `now` on this CPU.
+/// One more answer: true for the first `limit` in the second `now` on this CPU.
 #[inline(always)]
 pub fn may_answer(now: u32, limit: u32) -> bool {
-    let Some(answers) = ANSWERS.get_ptr_mut(0) else {
+    is_within(&ANSWERS, now, limit)
+}
+
+/// The same for a new flow.
+#[inline(always)]
+pub fn may_begin(now: u32, limit: u32) -> bool {
+    is_within(&NEW_FLOWS, now, limit)
+}
+
+#[inline(always)]
+fn is_within(done: &PerCpuArray<Done>, now: u32, limit: u32) -> bool {
+    let Some(done) = done.get_ptr_mut(0) else {
         return false;
     };
     // SAFETY: this CPU's element, as for counters.
     unsafe {
-        if (*answers).second != now {
-            (*answers).second = now;
-            (*answers).count = 0;
+        if (*done).second != now {
+            (*done).second = now;
+            (*done).count = 0;
         }
-        (*answers).count += 1;
-        (*answers).count <= limit
+        (*done).count += 1;
+        (*done).count <= limit
     }
 }

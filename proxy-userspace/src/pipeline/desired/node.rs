@@ -220,8 +220,10 @@ pub fn config(settings: &Settings, node: &NodeFacts, service_cidrs: &[IpNet]) ->
         detect_local: detect_local as u32,
         timeouts: settings.timeouts,
         answers_per_sec: ANSWERS_PER_SEC_DEFAULT,
+        new_flows_per_sec: settings.new_flows_per_sec,
         v4: family_config(node, pods, service_cidrs),
         v6: family_config(node, pods, service_cidrs),
+        pad: 0,
     }
 }
 

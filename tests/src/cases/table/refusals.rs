@@ -15,6 +15,7 @@ pub fn cases() -> Vec<Case> {
         service_range(),
         admission(),
         limited(),
+        limited_flows(),
         source_ranges(),
         source_ranges_without_endpoints(),
         adopted(),
@@ -236,6 +237,21 @@ fn limited() -> Vec<Case> {
         case("one answer more than the limit", &["S-104"], unknown)
             .world(world(3))
             .dropped(AnswerLimited),
+    ]
+}
+
+/// The limit of new flows, likewise.
+fn limited_flows() -> Vec<Case> {
+    let dialed = syn(POD_AT, (Role::ClusterIp, PORT));
+    let world = |new_flows_begun| World {
+        new_flows_per_sec: 3,
+        new_flows_begun,
+        ..World::default()
+    };
+    vec![
+        case("one new flow more than the limit", &["S-215"], dialed)
+            .world(world(3))
+            .dropped(NewFlowLimited),
     ]
 }
 
