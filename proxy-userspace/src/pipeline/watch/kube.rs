@@ -5,6 +5,7 @@
 //! be reached changes nothing: what is known stays (S-179).
 
 mod list_watch;
+mod rounds;
 mod watched;
 
 use std::path::Path;

@@ -7,26 +7,22 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use backon::BackoffBuilder as _;
 use futures::{Stream, TryStreamExt as _};
 use kube::Api;
 use kube::api::{ListParams, WatchEvent, WatchParams};
 use tokio::sync::mpsc::Sender;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::rounds::{End, Rounds};
 use super::watched::{Watch, Watched};
 use super::{Server, Told};
 use crate::objects::ObjectEvent;
 use crate::pipeline::watch::contact::Contacts;
-use crate::pipeline::watch::{Patience, WATCH_SECS, backoff};
+use crate::pipeline::watch::{Patience, WATCH_SECS};
 
 /// Objects of one page. The client holds a page as text and decoded: of slices with 100 endpoints
 /// this is 25 MB.
 const PAGE: u32 = 1000;
-/// A session that was shorter counts as a failure, however it ended.
-const SHORT: Duration = Duration::from_secs(1);
-/// A session that was longer has nothing to do with the failures before it.
-const STEADY: Duration = Duration::from_secs(10);
 /// A bookmark with this annotation ends a streamed list.
 const LIST_END: &str = "k8s.io/initial-events-end";
 
@@ -52,6 +48,7 @@ pub(super) async fn follow<T: Watch>(
         sender,
         contacts,
         position: None,
+        answered: None,
         is_failing: false,
     };
     tokio::select! {
@@ -111,46 +108,38 @@ struct Follower<T> {
     contacts: Contacts,
     /// The resource version that the watch has reached; `None`: it must be listed.
     position: Option<String>,
+    /// When the server of this session first did what it was asked for.
+    answered: Option<Instant>,
     is_failing: bool,
 }
 
 impl<T: Watch> Follower<T> {
-    /// A failure moves on to the next server; when all have failed, time passes first, more each
-    /// round and not the same on every node.
+    /// One session after the other, on the servers and at the times that [`Rounds`] says.
     async fn run(mut self) {
-        let mut waits = backoff().build();
-        let (mut current, mut failures) = (0, 0);
+        let mut rounds = Rounds::new(self.candidates.len());
         loop {
-            let began = Instant::now();
+            let current = rounds.current();
+            self.answered = None;
             let ended = self.session(current).await;
-            let lasted = began.elapsed();
-            if lasted >= STEADY {
-                failures = 0;
-                waits = backoff().build();
-            }
-            match &ended {
+            let served = self.answered.map_or(Duration::ZERO, |at| at.elapsed());
+            let end = match ended {
                 Ended::Unheard => return,
-                Ended::Over if lasted >= SHORT => continue,
-                Ended::Over => failures = self.candidates.len(),
                 Ended::NoStreams => {
                     self.candidates[current].streams_lists = false;
                     continue;
                 }
+                Ended::Over => End::Over,
                 Ended::Gone => {
                     tracing::info!(kind = T::NAME, "watch is too old: listing again");
                     self.position = None;
-                    failures = self.candidates.len();
+                    End::Gone
                 }
                 Ended::Failed(error) => {
-                    self.note_failure(current, error);
-                    current = (current + 1) % self.candidates.len();
-                    failures += 1;
+                    self.note_failure(current, &error);
+                    End::Failed
                 }
-            }
-            if failures >= self.candidates.len() {
-                failures = 0;
-                sleep(waits.next().unwrap_or(SHORT)).await;
-            }
+            };
+            sleep(rounds.after(end, served)).await;
         }
     }
 
@@ -166,6 +155,7 @@ impl<T: Watch> Follower<T> {
 
     fn note_success(&mut self, current: usize) {
         let server = &self.candidates[current].url;
+        self.answered.get_or_insert_with(Instant::now);
         self.contacts.reached(T::KIND, server);
         if std::mem::replace(&mut self.is_failing, false) {
             tracing::info!(kind = T::NAME, server, "watch goes on");
@@ -334,3 +324,7 @@ async fn begin<T: Watch>(
 fn silent(patience: Duration) -> Ended {
     Ended::Failed(format!("no answer within {patience:?}"))
 }
+
+#[cfg(test)]
+#[path = "list_watch_tests.rs"]
+mod tests;
