@@ -29,8 +29,8 @@ pub const TRANSITIONAL: &str = "+old";
 /// What is added to the names of programs that log all that they can.
 pub const LOGGING: &str = "+log";
 
-/// Loads every program of the object into the running kernel, attaches none, and says what each
-/// costs; the transitional kind of each and the one that logs too, where the kernel tells what it
+/// Loads every program of the object into the running kernel, and the transitional kind of each,
+/// attaches none, and says what each costs; the one that logs too, where the kernel tells what it
 /// explored. Below, it may refuse these, and the agent goes without. A program that logs nothing
 /// has no kind that logs.
 ///
@@ -39,8 +39,8 @@ pub const LOGGING: &str = "+log";
 pub fn measure(object: &[u8]) -> Result<BTreeMap<String, Cost>> {
     let mut costs = BTreeMap::new();
     measure_kind(object, "", None, &mut costs)?;
+    measure_kind(object, TRANSITIONAL, Some("EXCHANGED"), &mut costs)?;
     if costs.values().any(|cost| cost.explored > 0) {
-        measure_kind(object, TRANSITIONAL, Some("EXCHANGED"), &mut costs)?;
         measure_kind(object, LOGGING, Some("LOGGED"), &mut costs)?;
     }
     let is_other = |name: &str, cost: &Cost| {
