@@ -2,10 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use proxy_common::{Counter, FrontendCounts};
-use proxy_ebpf::{V4, V6, Verdict};
+use proxy_common::{Counter, FrontendCounts, protocol};
+use proxy_ebpf::{Hook, V4, V6, Verdict};
+use tests::cases::build::internet_checksum;
+use tests::cases::host::HostEnvironment;
 use tests::cases::table::table;
-use tests::cases::world::{CLIENT_PORT, CaseFamily, NODE_PORT, Role, SNAT_PORT, TARGET, UPLINK};
+use tests::cases::world::{
+    Binding, CLIENT_PORT, CaseFamily, NODE_PORT, PORT, Role, SNAT_PORT, TARGET, UPLINK, World,
+    backend, binding,
+};
 use tests::cases::{Case, case, flows, host, packets, xdp};
 use tests::rules;
 
@@ -54,6 +59,104 @@ fn one_packet_of_a_flow_in_each_turn_goes_by_tc() {
         let outcome = xdp::send(&case, &tables, now);
         assert_eq!(outcome.verdict, verdict, "at {now}, idle for {idle_secs} s");
     }
+}
+
+/// The sum of the pseudo header, which the stack leaves where a device is to finish the checksum.
+fn pseudo_header_sum<F: CaseFamily>([src, dst]: [Role; 2], protocol: u8, len: usize) -> [u8; 2] {
+    let mut pseudo = [src, dst].map(|role| F::octets(F::address(role))).concat();
+    pseudo.extend((len as u32).to_be_bytes());
+    pseudo.extend([0, 0, 0, protocol]);
+    (!internet_checksum(&pseudo)).to_be_bytes()
+}
+
+/// What XDP does with packets of a known flow: whole, and with a checksum that is not finished.
+fn xdp_and_unfinished_checksums<F: CaseFamily>() {
+    let (client, node) = ((Role::Client, CLIENT_PORT), (Role::Node, NODE_PORT));
+    let (source, backend) = ((Role::Node, SNAT_PORT), (Role::RemoteBackend, TARGET));
+    for (packet, protocol, at) in [
+        (packets::tcp(client, node, packets::ACK), protocol::TCP, 16),
+        (packets::udp(client, node), protocol::UDP, 6),
+        (packets::sctp(client, node), protocol::SCTP, 8),
+    ] {
+        let mut flow = flows::snat(client, node, source, backend, [UPLINK, UPLINK]);
+        flow.protocol = protocol;
+        let case = case("known", &[], packet).ingress(UPLINK).flow(flow);
+        let whole = case.bytes::<F>();
+        let l4 = packets::L3 + if F::VERSION == 4 { 20 } else { 40 };
+        let unfinished = match protocol {
+            protocol::SCTP => vec![0; 4],
+            _ => {
+                let ends = [Role::Client, Role::Node];
+                pseudo_header_sum::<F>(ends, protocol, whole.len() - l4).to_vec()
+            }
+        };
+        let mut partial = whole.clone();
+        partial[l4 + at..][..unfinished.len()].copy_from_slice(&unfinished);
+        for (bytes, verdict) in [(whole, Verdict::Redirect(UPLINK)), (partial, Verdict::Pass)] {
+            let tables = case.world.tables::<F>(1, host::NOW);
+            let env = HostEnvironment::new(&case.world, Hook::Xdp, UPLINK, host::NOW);
+            let outcome = host::send(&tables, &env, bytes.clone(), 0);
+            assert_eq!(outcome.verdict, verdict, "{protocol} over {}", F::NAME);
+            let is_same = outcome.bytes == bytes;
+            assert_eq!(is_same, verdict == Verdict::Pass, "{protocol}");
+        }
+    }
+}
+
+#[test]
+fn xdp_leaves_what_a_device_is_to_finish() {
+    rules(&["P-10"]);
+    xdp_and_unfinished_checksums::<V4>();
+    xdp_and_unfinished_checksums::<V6>();
+}
+
+/// Where a client goes with this binding to each of two backends.
+fn destinations(change: fn(&mut Binding)) -> [Vec<u8>; 2] {
+    let vip = (Role::ClusterIp, PORT);
+    [0, 1].map(|position| {
+        let mut bound = binding(Role::Pod, position);
+        change(&mut bound);
+        let world = World {
+            backends: vec![backend(Role::LocalBackend), backend(Role::RemoteBackend)],
+            affinity_secs: 100,
+            bindings: vec![bound],
+            ..World::default()
+        };
+        let packet = packets::syn((Role::Pod, CLIENT_PORT), vip);
+        let case = case("bound", &[], packet).world(world);
+        host::run::<V4>(&case, 1, host::NOW).0.bytes
+    })
+}
+
+#[test]
+fn a_binding_that_holds_no_more_decides_nothing() {
+    rules(&["S-102", "S-103"]);
+    let changes: [fn(&mut Binding); 3] = [
+        |bound| bound.idle_secs = 101,
+        |bound| bound.generation -= 1,
+        |bound| bound.departures += 1,
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        let [first, second] = destinations(change);
+        assert_eq!(first, second, "change {number}");
+    }
+    let [first, second] = destinations(|bound| bound.idle_secs = 100);
+    assert_ne!(first, second);
+}
+
+#[test]
+fn a_later_fragment_follows_the_first_one() {
+    rules(&["S-131"]);
+    let (pod, vip) = ((Role::Pod, CLIENT_PORT), (Role::ClusterIp, PORT));
+    let target = (Role::LocalBackend, TARGET);
+    let first = packets::udp(pod, vip).len(1400).part(0, true);
+    let later = packets::udp(pod, vip).len(64).later(protocol::UDP, 176);
+    let whole = case("first", &[], first);
+    let tables = whole.world.tables::<V4>(1, host::NOW);
+    host::run_over(&whole, &tables, host::NOW);
+    let rest = case("later", &[], later.clone());
+    let outcome = host::run_over(&rest, &tables, host::NOW);
+    assert_eq!(outcome.bytes, later.dst(target).bytes::<V4>());
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proxy_common::{
-    Be16, Be32, FlowKey, FrontendKind, RegionHeader, RegionTail, Tuple, Word, protocol,
+    BackendState, Be16, Be32, FlowKey, FrontendKind, PICK_TRIES_MAX, RegionHeader, RegionTail,
+    Tuple, Word, protocol,
 };
 use proxy_ebpf::environment::{port_at, range_len};
 use proxy_ebpf::packet::{L4Change, L4Checksum};
@@ -17,6 +18,7 @@ use proxy_ebpf::{Hook, V4, V6};
 use tests::cases::build::internet_checksum;
 use tests::cases::host::{HostEnvironment, NOW, send};
 use tests::cases::packets::syn;
+use tests::cases::tables::backend_id;
 use tests::cases::verify::ends;
 use tests::cases::world::{CaseFamily, NODE_PORT, PORT, Role, UPLINK, World};
 use tests::rules;
@@ -110,6 +112,35 @@ fn three_backends_share_three_thousand_flows() {
         assert!(count.abs_diff(1000) < 100, "{shares:?}");
     }
     assert_eq!(spread::<V6>(3, flows(36), protocol::UDP).len(), 3);
+}
+
+/// In how many positions the only backend that takes new flows would be found by a flow.
+fn places_found(count: u32, hash: u32) -> usize {
+    let of = |position: u32| backend_id(protocol::TCP, position as usize);
+    let is_found = |usable: &u32| {
+        let (mut tables, found) = frontend::<V4>(count);
+        for position in (0..count).filter(|position| position != usable) {
+            let backend = tables.backends.get_mut(&of(position));
+            backend.expect("a backend of the frontend").state = BackendState::Free as u8;
+        }
+        let picked = pick(&tables, &found, Part::Cluster, hash, Takers::All);
+        picked.is_ok_and(|(id, _)| id == of(*usable))
+    };
+    (0..count).filter(is_found).count()
+}
+
+/// Each flow looks at so many backends that at most one look is in vain.
+#[test]
+fn flows_look_at_other_backends_where_one_takes_none() {
+    rules(&["S-069"]);
+    for count in 1..=2 * PICK_TRIES_MAX {
+        for step in 0..64 {
+            let hash = step * (u32::MAX / 64) + 7 * step;
+            let least = count.min(PICK_TRIES_MAX - 1) as usize;
+            let found = places_found(count, hash);
+            assert!(found >= least, "{found} of {count} by {hash:#x}");
+        }
+    }
 }
 
 /// 0 and 0xffff are the same sum.

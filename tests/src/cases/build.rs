@@ -13,7 +13,7 @@ const THERE: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
 impl PacketSpec {
     /// The protocol number.
-    fn protocol<F: CaseFamily>(&self) -> u8 {
+    pub(super) fn protocol<F: CaseFamily>(&self) -> u8 {
         match &self.body {
             Body::Tcp { .. } => protocol::TCP,
             Body::Udp | Body::UdpChecksum(_) => protocol::UDP,
@@ -182,9 +182,11 @@ impl PacketSpec {
             (4, IcmpKind::Refused) => ([3, 3], 0),
             (4, IcmpKind::TimeExceeded) => ([11, 0], 0),
             (4, IcmpKind::TooBig(mtu)) => ([3, 4], mtu),
+            (4, IcmpKind::ParameterProblem) => ([12, 0], 0),
             (_, IcmpKind::Refused) => ([1, 4], 0),
             (_, IcmpKind::TimeExceeded) => ([3, 0], 0),
             (_, IcmpKind::TooBig(mtu)) => ([2, 0], mtu),
+            (_, IcmpKind::ParameterProblem) => ([4, 0], 0),
         };
         let rest = u32::from(mtu).to_be_bytes();
         self.icmp::<F>(type_code, &[&rest[..], &whole[..cut]].concat())

@@ -67,6 +67,8 @@ pub enum IcmpKind {
     TimeExceeded,
     /// Fragmentation needed, packet too big.
     TooBig(u16),
+    /// A header that the receiver cannot take.
+    ParameterProblem,
 }
 
 /// What stands between the fixed IP header and the transport header.

@@ -14,6 +14,7 @@ const SHORT: usize = 8;
 pub fn cases() -> Vec<Case> {
     [
         translated(),
+        about_a_header(),
         behind_headers(),
         without_ports(),
         last_hop(),
@@ -107,6 +108,24 @@ fn translated() -> Vec<Case> {
         );
     }
     cases
+}
+
+fn about_a_header() -> Vec<Case> {
+    let about = |dst: At| {
+        let quoted = tcp(POD_AT, dst, ACK);
+        let kind = IcmpKind::ParameterProblem;
+        icmp_error(router(), (Role::Pod, 0), kind, quoted, SHORT)
+    };
+    vec![
+        case(
+            "an error about a header quotes what the client sent",
+            &["S-130"],
+            about(REMOTE_AT),
+        )
+        .egress(POD)
+        .flow(stack(POD_AT, VIP, REMOTE_AT))
+        .passed(about(VIP), &[Related]),
+    ]
 }
 
 /// Errors whose quoted packet has options or extension headers, or is a first fragment.

@@ -2,10 +2,12 @@
 
 use proxy_common::Counter::*;
 use proxy_common::config::flags::{MASQUERADE_ALL, MASQUERADE_ALWAYS};
+use proxy_common::flow::{flags, path};
 use proxy_common::frontend::flags::{HAS_ENDPOINTS, LOCAL_POLICY};
+use proxy_ebpf::V4;
 
 use super::super::case;
-use super::super::flows::{snat, stack};
+use super::super::flows::{Flow, by, snat, stack};
 use super::super::packets::{ACK, tcp};
 use super::*;
 
@@ -18,8 +20,53 @@ pub fn cases() -> Vec<Case> {
         node_port_known(),
         masquerade(),
         local_policy(),
+        ways(),
     ]
     .concat()
+}
+
+/// What is remembered of a redirected flow's way.
+fn ways() -> Vec<Case> {
+    let (own, process) = ((Role::LocalBackend, CLIENT_PORT), (Role::Node, CLIENT_PORT));
+    let (to_itself, of_process) = (syn(own, VIP), syn(process, VIP));
+    let there = [LOCAL, LOCAL];
+    let hairpin = snat(own, VIP, SNAT_LOCAL_AT, LOCAL_AT, there).unanswered();
+    let from_node = stack(process, VIP, REMOTE_AT).unanswered();
+    vec![
+        case(
+            "a flow of a backend to itself says so",
+            &["S-094"],
+            to_itself.clone(),
+        )
+        .ingress(LOCAL)
+        .redirected(
+            LOCAL,
+            to_itself.src(SNAT_LOCAL_AT).dst(LOCAL_AT),
+            &[NewFlow, OriginalRedirect],
+        )
+        .leaves(&[Flow {
+            flags: flags::SNAT | flags::HAIRPIN,
+            ..hairpin
+        }]),
+        case(
+            "answers to a process of the node end there",
+            &["P-7"],
+            of_process.clone(),
+        )
+        .egress(UPLINK)
+        .world(with_backend(Role::RemoteBackend))
+        .ends(
+            Verdict::Redirect(UPLINK),
+            Out::Packet(of_process.dst(REMOTE_AT)),
+            &[NewFlow, OriginalRedirect],
+        )
+        .leaves(&[Flow {
+            path: by(path::EGRESS_NEIGH, UPLINK),
+            reply_path: by(path::INGRESS_LOCAL, UPLINK),
+            flags: flags::SNAT,
+            ..from_node
+        }]),
+    ]
 }
 
 fn with_flags(config_flags: u32, backend: Role) -> World {
@@ -176,7 +223,8 @@ fn node_port() -> Vec<Case> {
             )
             .ingress(UPLINK)
             .world(with_backend(Role::OverlayBackend))
-            .redirected(OVERLAY, out, &[NewFlow, OriginalRedirect]),
+            .redirected(OVERLAY, out, &[NewFlow, OriginalRedirect])
+            .leaves(&[over_vxlan(&packet)]),
         );
         let out = packet.clone().dst((Role::Node, TARGET));
         cases.push(
@@ -190,6 +238,17 @@ fn node_port() -> Vec<Case> {
         );
     }
     cases
+}
+
+/// The flow that a client's packet to the NodePort begins, to a backend over vxlan.
+fn over_vxlan(packet: &PacketSpec) -> Flow {
+    let source = (Role::OverlayGateway, SNAT_PORT);
+    let backend = (Role::OverlayBackend, TARGET);
+    let flow = snat(CLIENT_AT, NODE_AT, source, backend, [OVERLAY, UPLINK]);
+    Flow {
+        protocol: packet.protocol::<V4>(),
+        ..flow.unanswered()
+    }
 }
 
 fn node_port_known() -> Vec<Case> {

@@ -12,6 +12,7 @@ use super::*;
 pub fn cases() -> Vec<Case> {
     [
         replies(),
+        unconfirmed(),
         restoring(),
         endings(),
         resets(),
@@ -96,6 +97,22 @@ fn replies() -> Vec<Case> {
         .flow(tcp.unanswered())
         .passed(again.dst(LOCAL_AT), &[OriginalStack])
         .leaves(&[tcp.unanswered()]),
+    ]
+}
+
+fn unconfirmed() -> Vec<Case> {
+    let more = tcp(LOCAL_AT, POD_AT, ACK);
+    let flow = pod_flow().answered();
+    vec![
+        case(
+            "what the backend sends after its answer establishes nothing",
+            &["S-122"],
+            more.clone(),
+        )
+        .egress(POD)
+        .flow(flow)
+        .passed(more.src(VIP), &[ReplyStack])
+        .leaves(&[flow]),
     ]
 }
 
@@ -237,6 +254,10 @@ fn resets() -> Vec<Case> {
             .flow(flow)
             .passed(reset.clone().dst(LOCAL_AT), &[Closed, OriginalStack])
             .leaves(&[flow.closed(RST_ORIGINAL)]),
+        case("a reset that comes twice", &["S-121"], reset.clone())
+            .flow(flow.closed(RST_ORIGINAL))
+            .passed(reset.clone().dst(LOCAL_AT), &[OriginalStack])
+            .leaves(&[flow.closed(RST_ORIGINAL)]),
         case(
             "a backend that refuses was never connected",
             &["S-121"],
@@ -277,26 +298,31 @@ fn anew() -> Vec<Case> {
     let remote = || with_backend(Role::RemoteBackend);
     let packet = syn(POD_AT, VIP);
     let datagram = udp(POD_AT, VIP);
-    let closed = pod_flow().closed(RST_ORIGINAL);
     let moved = Flow {
         generation: GENERATION - 1,
         ..pod_flow().udp()
     };
     let created = |flow: Flow, backend| stack(flow.client, flow.dialed, backend).unanswered();
     let tcp_flow = created(pod_flow(), REMOTE_AT);
-    vec![
-        case(
-            "a SYN on a closed connection is decided anew",
-            &["S-121"],
-            packet.clone(),
-        )
-        .world(remote())
-        .flow(closed)
-        .passed(
-            packet.clone().dst(REMOTE_AT),
-            &[Redecided, NewFlow, OriginalStack],
-        )
-        .leaves(&[tcp_flow]),
+    let mut cases: Vec<Case> = [
+        ("closed", RST_ORIGINAL),
+        ("twice reset", RST_ORIGINAL | RST_REPLY),
+        ("closed and reset", FIN_ORIGINAL | FIN_REPLY | RST_REPLY),
+    ]
+    .into_iter()
+    .map(|(what, ends)| {
+        let name = format!("a SYN on a {what} connection is decided anew");
+        case(name, &["S-121"], packet.clone())
+            .world(remote())
+            .flow(pod_flow().closed(ends))
+            .passed(
+                packet.clone().dst(REMOTE_AT),
+                &[Redecided, NewFlow, OriginalStack],
+            )
+            .leaves(&[tcp_flow])
+    })
+    .collect();
+    cases.push(
         case(
             "UDP whose backend is gone is decided anew",
             &["S-124", "S-126"],
@@ -309,7 +335,8 @@ fn anew() -> Vec<Case> {
             &[Redecided, NewFlow, OriginalStack],
         )
         .leaves(&[tcp_flow.udp()]),
-    ]
+    );
+    cases
 }
 
 fn stays() -> Vec<Case> {
@@ -363,6 +390,21 @@ fn expired() -> Vec<Case> {
         )
         .flow(idle(24 * 3600 + 1))
         .answered(reset_of(&data), RejectMidStream),
+        case(
+            "a closed connection is forgotten sooner",
+            &["S-122"],
+            data.clone(),
+        )
+        .flow(pod_flow().closed(FIN_ORIGINAL | FIN_REPLY).idle(121))
+        .answered(reset_of(&data), RejectMidStream),
+        case(
+            "a UDP stream lives longer than a question",
+            &["S-122"],
+            datagram.clone(),
+        )
+        .world(remote())
+        .flow(idle(120).udp())
+        .passed(datagram.clone().dst(LOCAL_AT), &[OriginalStack]),
         case(
             "a UDP stream idle for too long is decided anew",
             &["S-122"],
