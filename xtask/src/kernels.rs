@@ -31,8 +31,8 @@ const TESTS: [&str; 4] = [
 
 /// What is tested besides in the machines that are booted, whose kernels have every module.
 const GUEST_TESTS: [&str; 1] = ["guest_links"];
-/// The same, but not with every `cargo xtask test`: it takes minutes.
-const LONG_TESTS: [&str; 1] = ["guest_xdp"];
+/// The same, but not with every `cargo xtask test`: they take minutes.
+const LONG_TESTS: [&str; 2] = ["guest_xdp", "guest_upgrade"];
 
 /// How much of the tests runs in machines that are booted.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -49,6 +49,9 @@ pub struct Options {
     /// Kernels to test on; `host` is the running one
     #[arg(value_enum, default_values_t = Kernel::value_variants().to_vec())]
     kernels: Vec<Kernel>,
+    /// Only these files of tests
+    #[arg(long, value_name = "FILE")]
+    test: Vec<String>,
 }
 
 /// A kernel that we answer for.
@@ -131,8 +134,14 @@ impl Outcome {
 pub fn run(options: &Options) -> Result<()> {
     setup::require_root("kernels", "run it as root")?;
     setup::network_tools()?;
+    build::other_abi()?;
     build::agent()?;
-    let programs = programs(Extent::Whole)?;
+    let mut programs = programs(Extent::Whole)?;
+    if !options.test.is_empty() {
+        programs
+            .tests
+            .retain(|(name, _)| options.test.contains(name));
+    }
     let mut outcomes = Vec::new();
     for kernel in &options.kernels {
         outcomes.push((*kernel, test(*kernel, &programs)?));
@@ -144,6 +153,7 @@ pub fn run(options: &Options) -> Result<()> {
     let bad = outcomes.iter().filter(|(_, outcome)| !outcome.is_good());
     let bad = bad.count();
     if bad == 0
+        && options.test.is_empty()
         && Kernel::value_variants()
             .iter()
             .all(|all| options.kernels.contains(all))
@@ -158,7 +168,7 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// What runs on every kernel. The agent has been built.
+/// What runs on every kernel. The agent and that of another map ABI have been built.
 pub fn programs(extent: Extent) -> Result<Programs> {
     let mut names = [&TESTS[..], &GUEST_TESTS].concat();
     if extent == Extent::Whole {

@@ -48,7 +48,7 @@ pub fn initramfs(image: &Image, programs: &Programs) -> Result<PathBuf> {
     for (_, test) in &programs.tests {
         strip(test, &below(&root, test))?;
     }
-    for program in [&programs.agent, &programs.probe] {
+    for program in [&programs.agent, &programs.other_agent, &programs.probe] {
         strip(program, &below(&root, program))?;
     }
     copy(&programs.object, &below(&root, &programs.object))?;
@@ -166,7 +166,9 @@ fn script(programs: &Programs) -> String {
         text += &format!("modprobe -a {}\n", LOADED.join(" "));
     }
     let (agent, object) = (programs.agent.display(), programs.object.display());
-    text += &format!("export SHUNT_BIN={agent} SHUNT_EBPF_OBJECT={object}\n");
+    let other = programs.other_agent.display();
+    text += &format!("export SHUNT_BIN={agent} SHUNT_OTHER_BIN={other}\n");
+    text += &format!("export SHUNT_EBPF_OBJECT={object}\n");
     for (name, path) in &programs.tests {
         let path = path.display();
         text += &format!(

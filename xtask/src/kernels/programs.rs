@@ -29,6 +29,8 @@ pub struct Programs {
     pub tests: Vec<(String, PathBuf)>,
     /// The agent.
     pub agent: PathBuf,
+    /// That of another version of the map ABI.
+    pub other_agent: PathBuf,
     /// Client and server of the network tests.
     pub probe: PathBuf,
     /// The BPF object.
@@ -50,6 +52,7 @@ pub fn build(names: &[&str]) -> Result<Programs> {
     Ok(Programs {
         tests: tests.collect::<Result<_>>()?,
         agent: command::target("release/shunt"),
+        other_agent: command::target("other-abi/shunt"),
         probe: command::target("debug/probe"),
         object: build::object(),
     })
@@ -83,11 +86,11 @@ impl Programs {
         {
             files.insert(entry.path());
         }
-        let programs = self
-            .tests
-            .iter()
-            .map(|(_, path)| path)
-            .chain([&self.agent, &self.probe]);
+        let programs = self.tests.iter().map(|(_, path)| path).chain([
+            &self.agent,
+            &self.other_agent,
+            &self.probe,
+        ]);
         let mut libraries = BTreeSet::new();
         for file in programs.chain(&files) {
             libraries.extend(libraries_of(file)?);
