@@ -5,6 +5,7 @@
 //! taken off. Absolute times mean nothing: the ratios do.
 
 mod measure;
+mod parts;
 mod plan;
 mod programs;
 mod report;
@@ -15,13 +16,15 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeVal;
 use nix::unistd::Pid;
 use proxy_common::protocol;
 use proxy_ebpf::{V4, V6};
 use tests::cases::kernel;
 use tests::net::Sandbox;
 
-use measure::Setting;
+use measure::{Session, Setting};
 use programs::Program;
 use report::Row;
 use what::{ALL, What};
@@ -99,16 +102,20 @@ pub fn run(options: &Options) -> Result<()> {
     let sandbox = Sandbox::new()?;
     let netns = kernel::namespace(&sandbox)?;
     let mut rows: Vec<Row> = Vec::new();
+    let mut session = Session::default();
     report::heading();
     for setting in settings(options) {
+        let before = session.parts;
         let found = netns.enter(|| match setting.family {
-            4 => measure::measure::<V4>(&setting, extent),
-            _ => measure::measure::<V6>(&setting, extent),
+            4 => measure::measure::<V4>(&setting, extent, &mut session),
+            _ => measure::measure::<V6>(&setting, extent, &mut session),
         })??;
         report::print(&found);
+        eprintln!("{setting}: {}", session.parts.since(&before));
         rows.extend(found);
     }
     report::judge(&rows);
+    println!("{}, {:.1} s of the processor", session.parts, cpu_secs()?);
     if let Some(path) = &options.plot {
         report::draw(path, &rows)?;
         println!("drawn: {}", path.display());
@@ -166,6 +173,15 @@ fn rows(asked: &[What]) -> Vec<What> {
 /// True where nothing else was asked for.
 fn is_chosen<T: PartialEq>(asked: &Option<T>, one: &T) -> bool {
     asked.as_ref().is_none_or(|asked| asked == one)
+}
+
+/// Time of a processor that this process took, in seconds: on a quiet machine a run takes little
+/// more.
+fn cpu_secs() -> Result<f64> {
+    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
+    let times = [usage.user_time(), usage.system_time()];
+    let secs = |time: TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
+    Ok(times.into_iter().map(secs).sum())
 }
 
 /// Stays on one processor: caches and the clock are its own.

@@ -2,13 +2,15 @@
 //! machine disturbs all alike.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::fmt;
 
 use ::tests::cases::world::CaseFamily;
 use anyhow::{Context, Result, ensure};
+use proxy_common::protocol;
 use proxy_ebpf::pipeline::verdict::TURN_SECS;
 
 use super::Extent;
+use super::parts::{Part, Parts};
 use super::plan::plan;
 use super::programs::{Program, Programs, Target};
 use super::report::Row;
@@ -32,130 +34,188 @@ pub struct Setting {
     pub rows: Vec<What>,
 }
 
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let protocol = match self.protocol {
+            protocol::UDP => "udp",
+            _ => "tcp",
+        };
+        let (program, family) = (self.program.name(), self.family);
+        write!(f, "{program} IPv{family} {protocol} {} flows", self.flows)
+    }
+}
+
 /// Nanoseconds of every run, by number of Services and row.
 type Samples = BTreeMap<(u32, &'static str), Vec<f64>>;
 
+/// What settings leave to those after them.
+#[derive(Debug, Default)]
+pub struct Session {
+    /// Kernel ticks per second, once they are known.
+    hz: Option<u32>,
+    /// What took the time.
+    pub parts: Parts,
+}
+
 /// Measures a setting.
-pub fn measure<F: CaseFamily>(setting: &Setting, extent: Extent) -> Result<Vec<Row>> {
-    let mut programs = Programs::load::<F>(setting.program, setting.flows)?;
-    let mut clock = prepare::<F>(&mut programs, setting)?;
+pub fn measure<F: CaseFamily>(
+    setting: &Setting,
+    extent: Extent,
+    session: &mut Session,
+) -> Result<Vec<Row>> {
+    let Session { hz, parts } = session;
+    let programs = parts.time(Part::Loading, || {
+        Programs::load::<F>(setting.program, setting.flows, *hz)
+    })?;
+    *hz = Some(programs.hz);
+    let mut bench = Bench {
+        programs,
+        setting,
+        repeat: extent.repeat,
+        filled: 0,
+        parts,
+    };
+    bench.prepare::<F>()?;
     let mut samples = Samples::new();
-    for services in &setting.services {
-        let hz = programs.hz;
-        programs
-            .tables
-            .fill(&tables::services::<F>(*services, hz))?;
-        for _ in 0..extent.rounds {
-            for what in setting.rows.iter().copied() {
-                clock.keep_flows::<F>(&programs, setting)?;
-                let ns = one::<F>(&mut programs, setting, what, extent.repeat)
-                    .with_context(|| what.name())?;
-                samples
-                    .entry((*services, what.name()))
-                    .or_default()
-                    .push(ns);
-            }
+    for (position, services) in (0..).zip(&setting.services) {
+        bench.serve::<F>(*services)?;
+        for round in 0..extent.rounds {
+            // A yardstick knows no Services: its rounds are spread over all numbers of them.
+            let has_yardsticks = round % setting.services.len() as u32 == position;
+            bench.round::<F>(has_yardsticks, |what, ns| {
+                let of_row = samples.entry((*services, what.name())).or_default();
+                of_row.push(ns);
+            })?;
         }
     }
     Ok(rows(setting, &samples))
 }
 
-/// Flows into both flow tables, and what the yardsticks need.
-fn prepare<F: CaseFamily>(programs: &mut Programs, setting: &Setting) -> Result<Clock> {
-    let hz = programs.hz;
-    programs.tables.fill(&tables::services::<F>(1, hz))?;
-    let now = now::<F>(programs, setting)?;
-    let clock = Clock {
-        now,
-        at: Instant::now(),
-        filled: now,
-    };
-    let family = tables::suffix::<F>();
-    fill::<F>(programs, setting, now)?;
-    tables::fill_choices::<F>(programs.map(&format!("CHOICES{family}"))?)?;
-    Ok(clock)
-}
-
-/// The flows of a setting, last seen at `now`.
-fn fill<F: CaseFamily>(programs: &Programs, setting: &Setting, now: u32) -> Result<()> {
-    let family = tables::suffix::<F>();
-    let flows = programs.map(&format!("FLOWS{family}"))?;
-    let yardsticks = programs.map(&format!("YARDSTICKS{family}"))?;
-    tables::fill_flows::<F>(&[flows, yardsticks], setting, now)
-}
-
-/// Seconds of the programs' clock.
-struct Clock {
-    /// What it showed.
-    now: u32,
-    /// When.
-    at: Instant,
-    /// What it showed when flows were filled in.
-    filled: u32,
-}
-
-/// Seconds at the end of a turn that are too few for a row.
-const TURN_END_SECS: u32 = 4;
-
-impl Clock {
-    /// XDP leaves the first packet of a flow in each turn to tc, which is not there: before the
-    /// turn in which the flows were seen is over, they are filled in anew, in the next one.
-    fn keep_flows<F: CaseFamily>(&mut self, programs: &Programs, setting: &Setting) -> Result<()> {
-        if setting.program == Program::Tc {
-            return Ok(());
-        }
-        let turn = |secs: u32| secs / TURN_SECS;
-        if turn(self.read() + TURN_END_SECS) == turn(self.filled) {
-            return Ok(());
-        }
-        while turn(self.read() + TURN_END_SECS) != turn(self.read()) {
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        self.filled = self.read();
-        fill::<F>(programs, setting, self.filled)
-    }
-
-    fn read(&self) -> u32 {
-        self.now + self.at.elapsed().as_secs() as u32
-    }
-}
-
-/// Seconds of the programs' clock, as a flow that they create shows it.
-fn now<F: CaseFamily>(programs: &mut Programs, setting: &Setting) -> Result<u32> {
-    one::<F>(programs, setting, What::NewFlow, 1)?;
-    let flows = programs.tables.flows::<F>();
-    let written = flows.written.borrow();
-    let flow = written.handshakes.values().next();
-    Ok(flow.context("no flow was created")?.last_seen_secs)
-}
-
-/// What one packet takes, without the wrapper. Every packet must come to the same end.
-fn one<F: CaseFamily>(
-    programs: &mut Programs,
-    setting: &Setting,
-    what: What,
+/// The programs of a setting, and what they were given.
+struct Bench<'a> {
+    programs: Programs,
+    setting: &'a Setting,
+    /// Packets of a test run.
     repeat: u32,
-) -> Result<f64> {
-    let flows = if what.is_new() { 0 } else { setting.flows };
-    let program = setting.program;
-    let bytes = what.packet(program, setting.protocol).bytes::<F>();
-    let mut plan = plan::<F>(&bytes, setting.protocol, what.varied(), flows);
-    plan.state = next_state();
-    programs.set_plan(&plan)?;
-    let wrapper = programs.run::<F>(Target::Null, &bytes, repeat)?;
-    programs.set_plan(&plan)?;
-    programs.tables.clear_counters()?;
-    let all = programs.run::<F>(Target::Of(what), &bytes, repeat)?;
-    if !what.is_yardstick() {
-        let counters = programs.tables.counters()?;
-        let reason = what.reason(program);
+    /// When flows were filled in, in seconds of the programs' clock.
+    filled: u32,
+    parts: &'a mut Parts,
+}
+
+impl Bench<'_> {
+    /// Flows into both flow tables, and what the yardsticks need.
+    fn prepare<F: CaseFamily>(&mut self) -> Result<()> {
+        let family = tables::suffix::<F>();
+        tables::fill_choices::<F>(self.programs.map(&format!("CHOICES{family}"))?)?;
+        self.fill::<F>(&["FLOWS", "YARDSTICKS"])
+    }
+
+    /// The flows of the setting, last seen now, into these tables of the family.
+    fn fill<F: CaseFamily>(&mut self, names: &[&str]) -> Result<()> {
+        self.filled = self.programs.now()?;
+        let (programs, setting, now) = (&self.programs, self.setting, self.filled);
+        self.parts.time(Part::Filling, || {
+            let family = tables::suffix::<F>();
+            let maps = names
+                .iter()
+                .map(|name| programs.map(&format!("{name}{family}")));
+            tables::fill_flows::<F>(&maps.collect::<Result<Vec<_>>>()?, setting, now)
+        })
+    }
+
+    /// So many Services.
+    fn serve<F: CaseFamily>(&mut self, services: u32) -> Result<()> {
+        let programs = &mut self.programs;
+        self.parts.time(Part::Filling, || {
+            let services = tables::services::<F>(services, programs.hz);
+            programs.tables.fill(&services)
+        })
+    }
+
+    /// One run of each row.
+    fn round<F: CaseFamily>(
+        &mut self,
+        has_yardsticks: bool,
+        mut sample: impl FnMut(What, f64),
+    ) -> Result<()> {
+        let mut wrappers = BTreeMap::new();
+        let rows = self.setting.rows.iter().copied();
+        for what in rows.filter(|what| has_yardsticks || !what.is_yardstick()) {
+            let ns = self.settled::<F>(what).with_context(|| what.name())?;
+            let shape = (what.varied(), what.is_new());
+            let wrapper = match wrappers.get(&shape) {
+                Some(known) => *known,
+                None => self.wrapper::<F>(what)?,
+            };
+            wrappers.insert(shape, wrapper);
+            sample(what, ns - wrapper);
+        }
+        Ok(())
+    }
+
+    /// What one packet takes, with the wrapper. XDP leaves the first packet of a flow in each turn
+    /// to tc, which is not there: flows are filled in anew in each turn, and a run that was under
+    /// way when one ended is done again.
+    fn settled<F: CaseFamily>(&mut self, what: What) -> Result<f64> {
+        if self.setting.program == Program::Tc || !what.is_established() {
+            let ns = self.run::<F>(what)?;
+            self.check(what)?;
+            return Ok(ns);
+        }
+        loop {
+            while self.programs.now()? / TURN_SECS != self.filled / TURN_SECS {
+                self.fill::<F>(&["FLOWS"])?;
+            }
+            let ns = self.run::<F>(what)?;
+            if self.programs.now()? / TURN_SECS == self.filled / TURN_SECS {
+                self.check(what)?;
+                return Ok(ns);
+            }
+        }
+    }
+
+    fn run<F: CaseFamily>(&mut self, what: What) -> Result<f64> {
+        self.programs.tables.clear_counters()?;
+        self.test_run::<F>(Part::Rows, Target::Of(what), what)
+    }
+
+    /// What the wrapper alone takes to make the packets of a row.
+    fn wrapper<F: CaseFamily>(&mut self, what: What) -> Result<f64> {
+        self.test_run::<F>(Part::Wrapper, Target::Null, what)
+    }
+
+    fn test_run<F: CaseFamily>(&mut self, part: Part, target: Target, what: What) -> Result<f64> {
+        let Setting {
+            program,
+            protocol,
+            flows,
+            ..
+        } = *self.setting;
+        let flows = if what.is_new() { 0 } else { flows };
+        let bytes = what.packet(program, protocol).bytes::<F>();
+        let mut plan = plan::<F>(&bytes, protocol, what.varied(), flows);
+        plan.state = next_state();
+        self.programs.set_plan(&plan)?;
+        let (programs, repeat) = (&mut self.programs, self.repeat);
+        self.parts
+            .time(part, || programs.run::<F>(target, &bytes, repeat))
+    }
+
+    /// Every packet of the last run must have come to the row's end.
+    fn check(&self, what: What) -> Result<()> {
+        if what.is_yardstick() {
+            return Ok(());
+        }
+        let counters = self.programs.tables.counters()?;
+        let reason = what.reason(self.setting.program);
         let count = counters.get(&reason).copied().unwrap_or(0);
+        let repeat = self.repeat;
         ensure!(
             is_nearly_all(count, repeat),
             "{count} of {repeat} packets came to the end {reason:?}: {counters:?}"
         );
+        Ok(())
     }
-    Ok(all - wrapper)
 }
 
 /// Flows that are drawn twice, and what the machine does beside, may be a thousandth.

@@ -82,8 +82,9 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Loads everything; the flow tables have room for `flows` connections of family `F`.
-    pub fn load<F: CaseFamily>(program: Program, flows: u32) -> Result<Self> {
+    /// Loads everything; the flow tables have room for `flows` connections of family `F`. `hz` is
+    /// asked for where it is not known.
+    pub fn load<F: CaseFamily>(program: Program, flows: u32, hz: Option<u32>) -> Result<Self> {
         // An LRU table evicts before it is full.
         let established = (flows * 5 / 2).max(ENTRIES_MIN);
         let new = (flows * 2).max(ENTRIES_MIN);
@@ -129,7 +130,7 @@ impl Programs {
         }
         let targets = format!("{}_TARGETS", kind.to_uppercase());
         let targets = bench.take_map(&targets).context(targets)?;
-        let hz = environment::measure_hz(fd(&ours, load::JIFFIES)?.as_fd())?;
+        let hz = environment::hz(hz, fd(&ours, load::JIFFIES)?.as_fd())?;
         Ok(Self {
             program,
             targets: targets.try_into()?,
@@ -146,6 +147,12 @@ impl Programs {
         let map: &Map = map.with_context(|| format!("no map {name}"))?;
         let data = raw_map::data(map).with_context(|| format!("{name} is {map:?}"))?;
         Ok(data.fd().as_fd())
+    }
+
+    /// Seconds of the programs' clock at this moment.
+    pub fn now(&self) -> Result<u32> {
+        let jiffies = fd(&self.ours, load::JIFFIES)?;
+        Ok(environment::now_secs(jiffies.as_fd(), self.hz)?)
     }
 
     /// Tells the wrapper what to do.

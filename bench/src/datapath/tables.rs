@@ -198,6 +198,9 @@ fn template<F: CaseFamily>(setting: &Setting, now: u32) -> [Entry<F>; 2] {
     entries
 }
 
+/// Flows whose entries are written in one call.
+const BATCH: u32 = 4096;
+
 /// Writes the established flows of a setting into every map of `maps`, last seen at `now`.
 pub fn fill_flows<F: CaseFamily>(
     maps: &[BorrowedFd<'_>],
@@ -205,12 +208,18 @@ pub fn fill_flows<F: CaseFamily>(
     now: u32,
 ) -> Result<()> {
     let template = template::<F>(setting, now);
-    for index in 0..setting.flows {
-        for (key, connection) in entries::<F>(&template, index) {
-            let (key, value) = (bytemuck::bytes_of(&key), bytemuck::bytes_of(&connection));
-            for map in maps {
-                sys::map_update(*map, key, value).context("writing a flow")?;
+    let (mut keys, mut values) = (Vec::new(), Vec::new());
+    for first in (0..setting.flows).step_by(BATCH as usize) {
+        keys.clear();
+        values.clear();
+        for index in first..setting.flows.min(first + BATCH) {
+            for (key, connection) in entries::<F>(&template, index) {
+                keys.push(key);
+                values.push(connection);
             }
+        }
+        for map in maps {
+            sys::map_update_batch(*map, &keys, &values).context("writing flows")?;
         }
     }
     Ok(())

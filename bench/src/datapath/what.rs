@@ -42,7 +42,7 @@ pub const ALL: [What; 8] = [
 ];
 
 /// Which address and port of the packet are those of the varied client.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Varied {
     /// The source's.
     Source,
@@ -107,6 +107,11 @@ impl What {
     /// True where each packet is the first of its flow.
     pub fn is_new(self) -> bool {
         matches!(self, What::YardstickNew | What::NewFlow)
+    }
+
+    /// True where each packet is one of a flow that is known.
+    pub fn is_established(self) -> bool {
+        matches!(self, What::EstablishedOriginal | What::EstablishedReply)
     }
 
     /// Whose address varies.

@@ -10,6 +10,8 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use bytemuck::Pod;
+
 use super::xdp::XdpMode;
 
 pub use self::programs::{load_connect4, test_run};
@@ -23,6 +25,7 @@ const MAP_GET_NEXT_KEY: libc::c_long = 4;
 const OBJ_PIN: libc::c_long = 6;
 const OBJ_GET: libc::c_long = 7;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const MAP_UPDATE_BATCH: libc::c_long = 26;
 const LINK_CREATE: libc::c_long = 28;
 const LINK_UPDATE: libc::c_long = 29;
 const LINK_DETACH: libc::c_long = 34;
@@ -154,6 +157,18 @@ struct ElementAttr {
     flags: u64,
 }
 
+#[repr(C)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: u32,
+    element_flags: u64,
+    flags: u64,
+}
+
 fn element(map: BorrowedFd<'_>, key: u64, value: u64, flags: u64) -> ElementAttr {
     ElementAttr {
         map: map.as_raw_fd() as u32,
@@ -167,6 +182,31 @@ fn element(map: BorrowedFd<'_>, key: u64, value: u64, flags: u64) -> ElementAttr
 /// Writes one element. `key` and `value` must have the map's sizes.
 pub fn map_update(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<()> {
     map_write(map, key, value, 0)
+}
+
+/// Writes elements in one call, which hash tables take (kernel 5.6). Keys lie behind each other, as
+/// do values, and there must be as many of both.
+pub fn map_update_batch<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    keys: &[K],
+    values: &[V],
+) -> io::Result<()> {
+    if keys.len() != values.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut attr = BatchAttr {
+        in_batch: 0,
+        out_batch: 0,
+        keys: keys.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count: keys.len() as u32,
+        map: map.as_raw_fd() as u32,
+        element_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: layout of MAP_UPDATE_BATCH; the kernel reads `count` keys and values, whose sizes are
+    // those of the map as in `map_write`.
+    unsafe { bpf(MAP_UPDATE_BATCH, &mut attr) }.map(drop)
 }
 
 /// Writes one element where there is none; else the error is `EEXIST`.
