@@ -122,7 +122,9 @@ fn connections_beyond_the_limit_of_a_second_do_not_begin() -> Result<()> {
 
 /// New flows that n1 has dropped for want of a limit that is larger.
 fn limited(rig: &Rig) -> Result<u64> {
-    Ok(rig.agents[0].maps()?.counter(Counter::NewFlowLimited as u32))
+    Ok(rig.agents[0]
+        .maps()?
+        .counter(Counter::NewFlowLimited as u32))
 }
 
 /// What a connection through a NodePort has carried is told while it lives, and of its backend when

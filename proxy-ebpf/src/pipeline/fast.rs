@@ -8,9 +8,7 @@ use bytemuck::Zeroable;
 use proxy_common::{Connection, Counter, FlowKey};
 
 use super::parse::Headers;
-use super::{
-    Step, conntrack, filter, nat, needs_next_hop, parse, translate, translated, verdict,
-};
+use super::{Step, conntrack, filter, nat, needs_next_hop, parse, translate, translated, verdict};
 use crate::wire::tcp;
 use crate::{Environment, Family, FlowTable, Packet, Stop, Tables};
 

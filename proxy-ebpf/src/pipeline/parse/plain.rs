@@ -28,9 +28,7 @@ pub fn plain<F: Family, P: Packet>(packet: &mut P, l3: usize) -> Option<Headers<
     let mut fragmenting = Fragmenting::Forbidden;
     let [protocol, ttl]: [u8; 2] = if F::VERSION == 4 {
         let fragment: Be16 = bytes.get(l3 + ipv4::FRAGMENT);
-        if first != NO_OPTIONS
-            || fragment.get() & (ipv4::MORE_FRAGMENTS | ipv4::OFFSET_MASK) != 0
-        {
+        if first != NO_OPTIONS || fragment.get() & (ipv4::MORE_FRAGMENTS | ipv4::OFFSET_MASK) != 0 {
             return None;
         }
         let id: Be16 = bytes.get(l3 + ipv4::ID);
