@@ -144,8 +144,8 @@ impl Packet for SkbPacket {
         Ok(())
     }
 
-    /// In IPv4 what the addresses change in the header is taken up by the header's own checksum, and
-    /// then by the transport's once more. In IPv6 only by the latter, so nothing changes.
+    /// In IPv4 what the addresses change in the header is taken up by the header's own checksum,
+    /// and then by the transport's once more. In IPv6 only by the latter, so nothing changes.
     #[inline(always)]
     fn told_addresses(&mut self, change: Delta) {
         if !self.is_ipv6 {

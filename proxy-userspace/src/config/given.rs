@@ -291,10 +291,7 @@ impl Given {
             sync_period: self.sync_period.or(other.sync_period),
             min_sync_period: self.min_sync_period.or(other.min_sync_period),
             // One question in two spellings: a level given here hides a filter given there.
-            log_level: match self.verbosity {
-                Some(_) => self.log_level,
-                None => self.log_level.or(other.log_level),
-            },
+            log_level: (self.log_level).or(other.log_level.filter(|_| self.verbosity.is_none())),
             verbosity: self.verbosity.or(other.verbosity),
             log_format: self.log_format.or(other.log_format),
             bpf_log: self.bpf_log.or(other.bpf_log),

@@ -1,6 +1,7 @@
 //! The few bpf(2) commands that aya does not offer for what is pinned: links of every kind, raw
 //! map elements, probes. Each function is one system call.
 
+mod create;
 mod programs;
 mod query;
 
@@ -14,10 +15,10 @@ use bytemuck::Pod;
 
 use super::xdp::XdpMode;
 
+pub use self::create::{map_create, map_create_named};
 pub use self::programs::{load_connect4, test_run};
 pub use self::query::{Hook, program_count, program_name, programs_at};
 
-const MAP_CREATE: libc::c_long = 0;
 const MAP_LOOKUP_ELEM: libc::c_long = 1;
 const MAP_UPDATE_ELEM: libc::c_long = 2;
 const MAP_DELETE_ELEM: libc::c_long = 3;
@@ -378,30 +379,6 @@ pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = [link.as_raw_fd() as u32];
     // SAFETY: layout of LINK_DETACH; it holds no addresses.
     unsafe { bpf(LINK_DETACH, &mut attr) }.map(drop)
-}
-
-/// Creates a map without a name.
-pub fn map_create(kind: u32, sizes: [u32; 3], flags: u32) -> io::Result<OwnedFd> {
-    let [key_size, value_size, max_entries] = sizes;
-    let mut attr = [kind, key_size, value_size, max_entries, flags, 0];
-    // SAFETY: layout of MAP_CREATE; it holds no addresses.
-    unsafe { bpf_fd(MAP_CREATE, &mut attr) }
-}
-
-/// Makes a map that goes by `name`, cut to 15 bytes. Sizes as in [`map_create`].
-pub fn map_create_named(name: &str, kind: u32, sizes: [u32; 3]) -> io::Result<OwnedFd> {
-    const NAME_LEN: usize = 16;
-    let [key_size, value_size, max_entries] = sizes;
-    let mut bytes = [0; NAME_LEN];
-    let kept = name.len().min(NAME_LEN - 1);
-    bytes[..kept].copy_from_slice(&name.as_bytes()[..kept]);
-    let name: [u32; NAME_LEN / 4] = bytemuck::cast(bytes);
-    // Behind the sizes: flags, inner map, NUMA node.
-    let mut attr = [0; 7 + NAME_LEN / 4];
-    attr[..4].copy_from_slice(&[kind, key_size, value_size, max_entries]);
-    attr[7..].copy_from_slice(&name);
-    // SAFETY: layout of MAP_CREATE; it holds no addresses.
-    unsafe { bpf_fd(MAP_CREATE, &mut attr) }
 }
 
 /// Waits until every program that runs has ended: whoever was swapped before has written what it

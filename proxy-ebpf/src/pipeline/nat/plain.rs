@@ -10,9 +10,9 @@ use crate::wire::checksum::{self, Delta};
 use crate::wire::{ethernet, ipv4, ipv6, tcp, udp};
 use crate::{Environment, Family, Hook, Packet};
 
-/// Writes the translation into a packet of one segment that [`plain`](crate::pipeline::parse::plain)
-/// has read. False, and nothing is written, where there is more to think of: several segments, a
-/// checksum that a device may have to finish, a redirect that would lose the packet.
+/// Writes the translation into a packet that [`plain`](crate::pipeline::parse::plain) has read.
+/// False, and nothing is written, where there is more to think of: several segments, a checksum
+/// that a device may have to finish, a redirect that would lose the packet.
 #[inline(always)]
 pub fn rewrite_plain<F, P, E>(
     packet: &mut P,
