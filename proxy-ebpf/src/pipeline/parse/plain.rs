@@ -12,7 +12,7 @@ use crate::{Family, Packet};
 #[inline(always)]
 pub fn plain<F: Family, P: Packet>(packet: &mut P, l3: usize) -> Option<Headers<F>> {
     const NO_OPTIONS: u8 = 0x45;
-    let len = (packet.len() - l3) as u32;
+    let len = packet.len();
     let bytes = packet.bytes();
     // Constants, which the verifier need not follow.
     let (l4, src_at) = if F::VERSION == 4 {
@@ -62,7 +62,7 @@ pub fn plain<F: Family, P: Packet>(packet: &mut P, l3: usize) -> Option<Headers<
         l4: Offset::new(l4).ok()?,
         quoted: Offset::ZERO,
         quoted_l4: Offset::ZERO,
-        len,
+        len: (len - l3) as u32,
         fragment_id,
         protocol,
         tcp_flags,
