@@ -5,7 +5,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use super::catalog::MapKind;
 use super::mmap::MappedArray;
-use super::sys::{self, MapInfo};
+use super::sys::{self, BatchAttr, MapInfo};
 
 const MAP_LOOKUP_BATCH: libc::c_long = 24;
 /// Elements that are asked for at once; a bucket of a hash must fit in.
@@ -168,18 +168,6 @@ impl AnyMap {
     }
 }
 
-#[repr(C)]
-struct BatchAttr {
-    token: u64,
-    next_token: u64,
-    keys: u64,
-    values: u64,
-    count: u32,
-    map: u32,
-    element_flags: u64,
-    flags: u64,
-}
-
 /// Reads up to [`BATCH`] entries of a hash into buffers of that many; returns how many, and where
 /// to go on, unless that was all.
 fn lookup_batch(
@@ -198,8 +186,7 @@ fn lookup_batch(
         values: values.as_mut_ptr() as u64,
         count: BATCH as u32,
         map: map.as_raw_fd() as u32,
-        element_flags: 0,
-        flags: 0,
+        ..BatchAttr::default()
     };
     // SAFETY: layout of MAP_LOOKUP_BATCH; the buffers hold `count` keys and values of the map's
     // sizes, and a token of a hash is four bytes.

@@ -158,16 +158,18 @@ struct ElementAttr {
     flags: u64,
 }
 
+/// Attributes of calls for many elements.
 #[repr(C)]
-struct BatchAttr {
-    in_batch: u64,
-    out_batch: u64,
-    keys: u64,
-    values: u64,
-    count: u32,
-    map: u32,
-    element_flags: u64,
-    flags: u64,
+#[derive(Default)]
+pub(super) struct BatchAttr {
+    pub(super) token: u64,
+    pub(super) next_token: u64,
+    pub(super) keys: u64,
+    pub(super) values: u64,
+    pub(super) count: u32,
+    pub(super) map: u32,
+    pub(super) element_flags: u64,
+    pub(super) flags: u64,
 }
 
 fn element(map: BorrowedFd<'_>, key: u64, value: u64, flags: u64) -> ElementAttr {
@@ -196,14 +198,11 @@ pub fn map_update_batch<K: Pod, V: Pod>(
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let mut attr = BatchAttr {
-        in_batch: 0,
-        out_batch: 0,
         keys: keys.as_ptr() as u64,
         values: values.as_ptr() as u64,
         count: keys.len() as u32,
         map: map.as_raw_fd() as u32,
-        element_flags: 0,
-        flags: 0,
+        ..BatchAttr::default()
     };
     // SAFETY: layout of MAP_UPDATE_BATCH; the kernel reads `count` keys and values, whose sizes are
     // those of the map as in `map_write`.
