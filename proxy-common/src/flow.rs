@@ -146,8 +146,8 @@ pub mod path {
 /// A connection has two entries. Each holds enough to rebuild the other: the other's key is
 /// `to` reversed, and the other's `to` is this key reversed.
 ///
-/// What every packet reads and writes stands first: in IPv4 most of it lies in the same line of the
-/// cache as the key.
+/// What every packet reads and writes stands first: in IPv4 its first 32 bytes lie in one line of
+/// the cache, with every second element in that of the key.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Connection<A: Address> {

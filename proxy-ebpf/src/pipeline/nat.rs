@@ -246,20 +246,28 @@ pub fn rewrite<F: Family, P: Packet>(
     connection: &Connection<F::Addr>,
 ) -> Result<(), Stop> {
     let (old, new) = (&headers.tuple, &connection.to);
-    let addresses = Delta::address(&old.src, &new.src).plus(Delta::address(&old.dst, &new.dst));
+    let change = changes(old, new);
     if !matches!(headers.fragment, Fragment::Later) {
-        let payload = Delta::half(old.sport, new.sport).plus(Delta::half(old.dport, new.dport));
-        transport(packet, headers, L4Change { addresses, payload })?;
+        transport(packet, headers, change)?;
         if headers.protocol == protocol::SCTP {
             sctp::rewrite_checksum(packet, headers, new)?;
         }
         packet.write(headers.l4.get(), &[new.sport, new.dport])?;
     }
-    network::<F, P>(packet, headers, &new.src, &new.dst, addresses)?;
+    network::<F, P>(packet, headers, &new.src, &new.dst, change.addresses)?;
     if connection.path.kind == path::INGRESS_NEIGH {
         decrement_ttl::<F, P>(packet, headers)?;
     }
     Ok(())
+}
+
+/// What a translation changes in sums.
+#[inline(always)]
+fn changes<A: Address>(old: &Tuple<A>, new: &Tuple<A>) -> L4Change {
+    L4Change {
+        addresses: Delta::address(&old.src, &new.src).plus(Delta::address(&old.dst, &new.dst)),
+        payload: Delta::half(old.sport, new.sport).plus(Delta::half(old.dport, new.dport)),
+    }
 }
 
 #[inline(always)]
@@ -314,13 +322,16 @@ fn decrement_ttl<F: Family, P: Packet>(packet: &mut P, headers: &Headers<F>) -> 
     }
     let at = headers.l3.get() + ipv4::CHECKSUM;
     let old: Be16 = packet.read(at)?;
-    // TTL is the high byte of its 16-bit word; the protocol beside it stays.
-    let change = Delta::half(
-        Be16::new((headers.ttl as u16) << 8),
-        Be16::new((ttl as u16) << 8),
-    );
-    packet.write(at, &checksum::replaced(old, change))?;
+    packet.write(at, &checksum::replaced(old, ttl_change(headers.ttl, ttl)))?;
     packet.write(headers.l3.get() + ipv4::TTL, &ttl)
+}
+
+/// What another time to live changes in the header's sum: it is the high byte of its 16-bit word,
+/// and the protocol beside it stays.
+#[inline(always)]
+fn ttl_change(old: u8, new: u8) -> Delta {
+    let [old, new] = [old, new].map(|ttl| Be16::new((ttl as u16) << 8));
+    Delta::half(old, new)
 }
 
 /// Translates an ICMP error: its destination, and the packet that it quotes (S-130). The source
@@ -344,8 +355,10 @@ pub fn related<F: Family, P: Packet>(
         l3: headers.quoted,
         ..*headers
     };
-    let inner = Delta::address(&old.src, &new.src).plus(Delta::address(&old.dst, &new.dst));
-    let ports = Delta::half(old.sport, new.sport).plus(Delta::half(old.dport, new.dport));
+    let L4Change {
+        addresses: inner,
+        payload: ports,
+    } = changes(old, &new);
     // In IPv4 the quoted header's own checksum takes up the change of its addresses.
     let (kind, payload) = if F::VERSION == 4 {
         (L4Checksum::NoPseudoHeader, ports)

@@ -95,7 +95,7 @@ pub fn parse<F: Family, P: Packet>(
     l3: usize,
     headers: &mut Headers<F>,
 ) -> Result<(), Stop> {
-    let network = network::<F, P, EXT_HEADERS_MAX>(packet, l3)?;
+    let network = network::<F, P>(packet, l3)?;
     headers.tuple.src = network.src;
     headers.tuple.dst = network.dst;
     headers.tuple.sport = Be16(0);
@@ -161,10 +161,18 @@ pub fn partial_checksum<F: Family, P: Packet>(
     packet: &P,
     headers: &Headers<F>,
 ) -> Result<Be16, Stop> {
-    let len = transport_len(packet, headers)?;
+    Ok(folded_pseudo_header(
+        headers,
+        transport_len(packet, headers)?,
+    ))
+}
+
+/// The folded sum of the pseudo header of a transport header with `len` bytes, itself included.
+#[inline(always)]
+pub fn folded_pseudo_header<F: Family>(headers: &Headers<F>, len: u16) -> Be16 {
     let Tuple { src, dst, .. } = &headers.tuple;
     let sum = checksum::pseudo_header(src, dst, headers.protocol, len);
-    Ok(Be16(checksum::fold(sum)))
+    Be16(checksum::fold(sum))
 }
 
 /// Gives a later fragment the ports of its datagram's first one, and remembers those of a first
@@ -235,7 +243,7 @@ fn read_ports<F: Family, P: Packet>(
 #[inline(always)]
 pub fn quoted<F: Family, P: Packet>(packet: &P, headers: &mut Headers<F>) -> Result<(), Stop> {
     let at = headers.l4.get() + icmp::LEN;
-    let inner = network::<F, P, EXT_HEADERS_MAX>(packet, at)?;
+    let inner = network::<F, P>(packet, at)?;
     if !has_ports(inner.protocol) || matches!(inner.fragment, Fragment::Later) {
         return Err(Stop::Pass(Counter::IcmpOther));
     }
@@ -247,16 +255,13 @@ pub fn quoted<F: Family, P: Packet>(packet: &P, headers: &mut Headers<F>) -> Res
     read_ports::<F, P>(packet, headers, inner.l4)
 }
 
-/// The IP header at `l3`, with up to `EXTENSIONS` IPv6 extension headers behind it.
+/// The IP header at `l3`, with the IPv6 extension headers behind it.
 #[inline(always)]
-fn network<F: Family, P: Packet, const EXTENSIONS: usize>(
-    packet: &P,
-    l3: usize,
-) -> Result<Network<F::Addr>, Stop> {
+fn network<F: Family, P: Packet>(packet: &P, l3: usize) -> Result<Network<F::Addr>, Stop> {
     if F::VERSION == 4 {
         network4::<F, P>(packet, l3)
     } else {
-        network6::<F, P, EXTENSIONS>(packet, l3)
+        network6::<F, P>(packet, l3)
     }
 }
 
@@ -299,10 +304,7 @@ fn fragment_kind(has_offset: bool, has_more: bool) -> Fragment {
 }
 
 #[inline(always)]
-fn network6<F: Family, P: Packet, const EXTENSIONS: usize>(
-    packet: &P,
-    l3: usize,
-) -> Result<Network<F::Addr>, Stop> {
+fn network6<F: Family, P: Packet>(packet: &P, l3: usize) -> Result<Network<F::Addr>, Stop> {
     let version: u8 = packet.read(l3)?;
     if version >> 4 != 6 {
         return Err(Stop::Pass(Counter::BadHeader));
@@ -318,7 +320,7 @@ fn network6<F: Family, P: Packet, const EXTENSIONS: usize>(
         fragment: Fragment::No,
         fragmenting: Fragmenting::Forbidden,
     };
-    for _ in 0..EXTENSIONS {
+    for _ in 0..EXT_HEADERS_MAX {
         if !extension::<F, P>(packet, &mut network)? {
             return Ok(network);
         }

@@ -115,6 +115,15 @@ impl<F: Family> Written<F> {
     }
 }
 
+/// One more in the second `now`: true for the first `limit`.
+fn is_within((second, count): &mut (u32, u32), now: u32, limit: u32) -> bool {
+    if *second != now {
+        (*second, *count) = (now, 0);
+    }
+    *count += 1;
+    *count <= limit
+}
+
 /// True if the first `len` bits of both are equal.
 fn is_in_prefix<A: Address>(addr: &A, network: &A, len: u32) -> bool {
     let (addr, network) = (addr.words(), network.words());
@@ -279,21 +288,11 @@ impl<F: Family> Tables<F> for HostTables<F> {
     }
 
     fn may_answer(&self, now: u32, limit: u32) -> bool {
-        let (second, count) = &mut self.written.borrow_mut().answers;
-        if *second != now {
-            (*second, *count) = (now, 0);
-        }
-        *count += 1;
-        *count <= limit
+        is_within(&mut self.written.borrow_mut().answers, now, limit)
     }
 
     fn may_begin(&self, now: u32, limit: u32) -> bool {
-        let (second, count) = &mut self.written.borrow_mut().new_flows;
-        if *second != now {
-            (*second, *count) = (now, 0);
-        }
-        *count += 1;
-        *count <= limit
+        is_within(&mut self.written.borrow_mut().new_flows, now, limit)
     }
 
     fn fragment(&self, key: &FragmentKey<F::Addr>) -> Option<FragmentPorts> {

@@ -4,9 +4,10 @@
 use proxy_common::flow::path;
 use proxy_common::{Be16, Connection, protocol};
 
-use crate::packet::{Bytes, L4Change, L4Checksum};
-use crate::pipeline::parse::Headers;
-use crate::wire::checksum::{self, Delta};
+use super::{changes, ttl_change};
+use crate::packet::{Bytes, L4Checksum};
+use crate::pipeline::parse::{Headers, folded_pseudo_header};
+use crate::wire::checksum;
 use crate::wire::{ethernet, ipv4, ipv6, tcp, udp};
 use crate::{Environment, Family, Hook, Packet};
 
@@ -35,9 +36,8 @@ where
         return false;
     }
     let (old, new) = (&headers.tuple, &connection.to);
-    let addresses = Delta::address(&old.src, &new.src).plus(Delta::address(&old.dst, &new.dst));
-    let payload = Delta::half(old.sport, new.sport).plus(Delta::half(old.dport, new.dport));
-    let change = L4Change { addresses, payload };
+    let change = changes(old, new);
+    let addresses = change.addresses;
     let mut bytes = packet.bytes();
     let (l3, l4) = (headers.l3.get(), headers.l4.get());
     if !bytes.holds(l4 + udp::LEN) {
@@ -59,7 +59,7 @@ where
     bytes.put(l4, [new.sport, new.dport]);
     let ttl = headers.ttl.wrapping_sub(is_forwarded as u8);
     if F::VERSION == 4 {
-        let header = addresses.plus(Delta::half(high_byte(headers.ttl), high_byte(ttl)));
+        let header = addresses.plus(ttl_change(headers.ttl, ttl));
         let sum: Be16 = bytes.get(l3 + ipv4::CHECKSUM);
         bytes.put(l3 + ipv4::CHECKSUM, checksum::replaced(sum, header));
         bytes.put(l3 + ipv4::SRC, [new.src, new.dst]);
@@ -89,17 +89,5 @@ fn unfinished<F: Family, B: Bytes>(bytes: &B, headers: &Headers<F>) -> Be16 {
         let payload: Be16 = bytes.get(l3 + ipv6::PAYLOAD_LEN);
         payload.get()
     };
-    let (src, dst) = (&headers.tuple.src, &headers.tuple.dst);
-    Be16(checksum::fold(checksum::pseudo_header(
-        src,
-        dst,
-        headers.protocol,
-        len,
-    )))
-}
-
-/// The header's 16-bit word with the time to live, without the protocol.
-#[inline(always)]
-fn high_byte(ttl: u8) -> Be16 {
-    Be16::new((ttl as u16) << 8)
+    folded_pseudo_header(headers, len)
 }
