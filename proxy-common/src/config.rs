@@ -32,8 +32,9 @@ pub struct Config {
     pub v4: FamilyConfig<Addr4>,
     /// What differs in IPv6.
     pub v6: FamilyConfig<Addr6>,
-    /// Zero.
-    pub pad: u32,
+    /// Another number whenever routes or neighbours have changed: next hops that flows hold are
+    /// those of one number. A flow remembers its low 8 bits.
+    pub next_hops: u32,
 }
 const _: () = assert!(size_of::<Config>() == 328);
 

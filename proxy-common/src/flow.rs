@@ -165,8 +165,8 @@ pub struct Connection<A: Address> {
     pub flags: u16,
     /// Bits of [`seen`]: what was seen of the connection, both directions.
     pub seen: u8,
-    /// Zero.
-    pub pad: u8,
+    /// Low bits of [`Config::next_hops`](crate::Config::next_hops) when `next_hop` was found.
+    pub next_hops: u8,
     /// What happens to packets of this direction.
     pub path: Path,
     /// Where XDP sends packets of this direction to. The other direction has its own.

@@ -42,9 +42,9 @@ pub const LAYOUTS: &[Layout] = &[
     #[cfg(feature = "other-abi")]
     layout!("Connection6", Connection<Addr6>: to tag last_seen_secs flags seen pad path next_hop made_up backend generation frontend began_secs other_path carried packets bytes),
     #[cfg(not(feature = "other-abi"))]
-    layout!("Connection4", Connection<Addr4>: to tag carried last_seen_secs flags seen pad path next_hop backend generation frontend began_secs other_path pad_end packets bytes),
+    layout!("Connection4", Connection<Addr4>: to tag carried last_seen_secs flags seen next_hops path next_hop backend generation frontend began_secs other_path pad_end packets bytes),
     #[cfg(not(feature = "other-abi"))]
-    layout!("Connection6", Connection<Addr6>: to tag carried last_seen_secs flags seen pad path next_hop backend generation frontend began_secs other_path pad_end packets bytes),
+    layout!("Connection6", Connection<Addr6>: to tag carried last_seen_secs flags seen next_hops path next_hop backend generation frontend began_secs other_path pad_end packets bytes),
     layout!("FamilyConfig4", FamilyConfig<Addr4>: pods service_cidrs primary),
     layout!("FamilyConfig6", FamilyConfig<Addr6>: pods service_cidrs primary),
     layout!("FlowKey4", FlowKey<Addr4>: tuple protocol pad),
@@ -68,7 +68,7 @@ pub const LAYOUTS: &[Layout] = &[
     #[cfg(not(feature = "other-abi"))]
     layout!("AffinityEntry", AffinityEntry: backend generation last_used_secs tag),
     layout!("BackendCounts", BackendCounts: connections packets_to bytes_to packets_from bytes_from),
-    layout!("Config", Config: host_netns_cookie abi_version hz flags redirect_mark snat_ports detect_local timeouts answers_per_sec new_flows_per_sec v4 v6 pad),
+    layout!("Config", Config: host_netns_cookie abi_version hz flags redirect_mark snat_ports detect_local timeouts answers_per_sec new_flows_per_sec v4 v6 next_hops),
     layout!("Event", Event: time_ns src dst to ifindex frontend backend reason sport dport to_port kind hook family protocol tcp_flags pad),
     layout!("FragmentPorts", FragmentPorts: sport dport),
     layout!("FrontendCounts", FrontendCounts: connections refused dropped),

@@ -31,9 +31,10 @@ use self::node_wait::{NodeError, NodeWait};
 use self::socket::Request;
 use self::sources::Sources;
 use crate::config::AgentOptions;
-use crate::datapath::interfaces::{self, Detect, Rules};
+use crate::datapath::interfaces::{self, Rules};
 use crate::datapath::maps::KernelMaps;
 use crate::datapath::netlink::{Changes, NetlinkError, Reader};
+use crate::datapath::next_hops::NextHops;
 use crate::datapath::udp_sockets::Destroyer;
 use crate::datapath::xdp::XdpChoice;
 use crate::datapath::{Datapath, TcChoice};
@@ -80,6 +81,8 @@ enum Event {
     Objects,
     /// Links, addresses or routes changed.
     Interfaces(Result<(), NetlinkError>),
+    /// Routes or neighbours changed.
+    NextHops(Result<(), NetlinkError>),
     /// It is time to read the interfaces.
     ReadInterfaces,
     /// The reconciler wanted to be called.
@@ -105,7 +108,13 @@ pub async fn run(options: AgentOptions, run_options: RunOptions) -> Result<(), A
             Event::Objects if agent.batch.is_empty() => return Err(AgentError::SourceEnded),
             Event::Objects => agent.take_objects(),
             Event::Interfaces(Ok(())) => agent.interfaces_changed(),
-            Event::Interfaces(Err(error)) => return Err(error.into()),
+            Event::Interfaces(Err(error)) | Event::NextHops(Err(error)) => {
+                return Err(error.into());
+            }
+            Event::NextHops(Ok(())) => {
+                agent.reconciler.next_hops_moved();
+                agent.reconcile();
+            }
             Event::ReadInterfaces => {
                 agent.check_config()?;
                 agent.read_interfaces().await;
@@ -149,6 +158,8 @@ struct Agent {
     batch_cpu: Duration,
     reader: Reader,
     changes: Changes,
+    /// Where XDP is wanted.
+    next_hops: Option<NextHops>,
     last_read: Instant,
     next_read: Instant,
     requests: mpsc::Receiver<Request>,
@@ -181,11 +192,8 @@ impl Agent {
         // Subscribed before the first reading, so that nothing is missed between the two.
         let changes = Changes::subscribe()?;
         let reader = Reader::open()?;
-        let rules = Rules {
-            globs: options.interfaces.clone(),
-            detect: Detect::from(&settings.detect_local),
-            xdp: run_options.xdp,
-        };
+        let next_hops = setup::next_hops(run_options.xdp, &reader).await?;
+        let rules = setup::rules(&options, &settings, run_options.xdp);
         let snapshot = reader.snapshot().await?;
         datapath.start_interfaces(&mut maps, interfaces::plan(&snapshot, &rules));
         datapath.attach_sockets()?;
@@ -224,6 +232,7 @@ impl Agent {
             batch_cpu: cpu,
             reader,
             changes,
+            next_hops,
             last_read: now,
             next_read: now + INTERFACES_PERIOD,
             terminate,
@@ -244,6 +253,7 @@ impl Agent {
             _ = self.interrupt.recv() => Event::Stop,
             () = sleep_until(self.next_read) => Event::ReadInterfaces,
             changed = self.changes.next() => Event::Interfaces(changed),
+            moved = moved(&mut self.next_hops) => Event::NextHops(moved),
             Some(request) = self.requests.recv() => Event::Asked(request),
             Some(()) = self.monitors.wanted() => Event::Monitored,
             () = at(wakeup) => Event::Wakeup,
@@ -366,6 +376,13 @@ impl Agent {
 pub(crate) fn cpu_time() -> Duration {
     let clock = nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID;
     nix::time::clock_gettime(clock).map_or(Duration::ZERO, Duration::from)
+}
+
+async fn moved(next_hops: &mut Option<NextHops>) -> Result<(), NetlinkError> {
+    match next_hops {
+        Some(next_hops) => next_hops.moved().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn at(time: Option<Instant>) {

@@ -1,7 +1,8 @@
 //! What connections carry is counted once, in their entries and for their backends.
 
-use proxy_common::flow::Carried;
-use proxy_common::{BackendCounts, protocol};
+use proxy_common::flow::{Carried, flags};
+use proxy_common::{BackendCounts, Connection, protocol};
+use proxy_ebpf::pipeline::conntrack::RENEWAL_SECS;
 use proxy_ebpf::tables::host::HostTables;
 use proxy_ebpf::{Hook, V4, V6};
 use tests::cases::host::{self, HostEnvironment};
@@ -134,6 +135,44 @@ fn udp_counts<F: CaseFamily>() {
 fn udp_is_counted_from_its_first_datagram_on() {
     udp_counts::<V4>();
     udp_counts::<V6>();
+}
+
+/// In `RENEWAL_SECS` both entries are written once. In between a packet writes to its own alone; it
+/// is told to its backend all the same, once a second.
+fn both_entries_are_renewed<F: CaseFamily>() {
+    let mut sent = Sent::<F>::new();
+    let tcp = |flags| packets::tcp(CLIENT_AT, DIALED, flags);
+    let start = RENEWAL_SECS - host::NOW % RENEWAL_SECS;
+    sent.send(tcp(SYN), 0, start);
+    sent.send(packets::tcp(BACKEND_AT, CLIENT_AT, SYN | ACK), 0, start);
+    sent.send(tcp(ACK), 0, start);
+    let reply = |sent: &mut Sent<F>| {
+        let mut written = sent.tables.written.borrow_mut();
+        let is_reply = |entry: &Connection<F::Addr>| entry.flags & flags::REPLY != 0;
+        let mut flows = written.flows.iter();
+        let found = flows.find(|(_, entry)| is_reply(entry));
+        let found = found.map(|(key, entry)| (*key, *entry));
+        found.map(|(key, entry)| (written.flows.remove(&key), entry.last_seen_secs).1)
+    };
+    assert_eq!(reply(&mut sent), Some(host::NOW + start));
+    for secs in start + 1..start + RENEWAL_SECS {
+        sent.send(tcp(ACK), 10, secs);
+        assert_eq!(reply(&mut sent), None, "{secs} s");
+        assert_eq!(
+            sent.counted(protocol::TCP).packets_to,
+            sent.to.packets,
+            "{secs} s"
+        );
+    }
+    let next = start + RENEWAL_SECS;
+    sent.send(tcp(ACK), 10, next);
+    assert_eq!(reply(&mut sent), Some(host::NOW + next));
+}
+
+#[test]
+fn both_entries_are_written_once_in_a_while_and_backends_are_told_each_second() {
+    both_entries_are_renewed::<V4>();
+    both_entries_are_renewed::<V6>();
 }
 
 #[test]

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use proxy_common::{Counter, FrontendCounts, protocol};
+use proxy_common::{Connection, Counter, FrontendCounts, NextHop, protocol};
 use proxy_ebpf::{Hook, V4, V6, Verdict};
 use tests::cases::build::internet_checksum;
 use tests::cases::host::HostEnvironment;
 use tests::cases::table::table;
 use tests::cases::world::{
-    Binding, CLIENT_PORT, CaseFamily, NODE_PORT, PORT, Role, SNAT_PORT, TARGET, UPLINK, World,
-    backend, binding,
+    Binding, CLIENT_PORT, CaseFamily, NODE_PORT, PORT, ROUTER_MAC, Role, SNAT_PORT, TARGET, UPLINK,
+    World, backend, binding,
 };
 use tests::cases::{Case, case, flows, host, packets, xdp};
 use tests::rules;
@@ -59,6 +59,42 @@ fn one_packet_of_a_flow_in_each_turn_goes_by_tc() {
         let outcome = xdp::send(&case, &tables, now);
         assert_eq!(outcome.verdict, verdict, "at {now}, idle for {idle_secs} s");
     }
+}
+
+/// S-208: what a flow knows of its next hop is good until routes or neighbours change.
+fn next_hop_of_a_flow<F: CaseFamily>() {
+    const OLD: [u8; 6] = [2, 9, 9, 9, 9, 9];
+    let (client, node) = ((Role::Client, CLIENT_PORT), (Role::Node, NODE_PORT));
+    let (source, backend) = ((Role::Node, SNAT_PORT), (Role::RemoteBackend, TARGET));
+    let flow = flows::snat(client, node, source, backend, [UPLINK, UPLINK]);
+    let packet = packets::tcp(client, node, packets::ACK);
+    let case = case("known", &[], packet).ingress(UPLINK).flow(flow);
+    for (next_hops, dst) in [(7, OLD), (7 + 256, OLD), (8, ROUTER_MAC)] {
+        let mut tables = case.world.tables::<F>(1, host::NOW);
+        tables.config.as_mut().expect("a CONFIG").next_hops = next_hops;
+        for entry in tables.written.borrow_mut().flows.values_mut() {
+            entry.next_hop = NextHop { dst: OLD, src: OLD };
+            entry.next_hops = 7;
+        }
+        let outcome = xdp::send(&case, &tables, host::NOW);
+        assert_eq!(outcome.verdict, Verdict::Redirect(UPLINK), "{next_hops}");
+        assert_eq!(outcome.bytes[..6], dst, "{next_hops}");
+        let written = tables.written.borrow();
+        let knows = |entry: &&Connection<F::Addr>| {
+            entry.next_hop.dst == dst && entry.next_hops == next_hops as u8
+        };
+        assert!(
+            written.flows.values().any(|entry| knows(&entry)),
+            "{next_hops}"
+        );
+    }
+}
+
+#[test]
+fn a_flow_looks_for_its_next_hop_when_routes_or_neighbours_have_changed() {
+    rules(&["S-208"]);
+    next_hop_of_a_flow::<V4>();
+    next_hop_of_a_flow::<V6>();
 }
 
 /// The sum of the pseudo header, which the stack leaves where a device is to finish the checksum.

@@ -8,13 +8,14 @@ use aya::Ebpf;
 use aya::programs::xdp::{Xdp, XdpMode};
 use proxy_common::Counter;
 use proxy_userspace::datapath::load::XDP_PROGRAM;
+use proxy_userspace::maps::Maps as _;
 use serde_json::Value;
 use tests::cases::kernel;
-use tests::rig::{Client, Rig, Target};
+use tests::rig::{Client, Rig, Target, node_addresses};
 use tests::rules;
 use tests::topology::addresses::FAMILIES;
 use tests::topology::{Offloads, Variant};
-use tests::traffic::{Plan, SocketKind, StreamPlan};
+use tests::traffic::{Held, Plan, SocketKind, StreamPlan};
 
 use Client::Outside;
 use Target::{ClusterIp, NodePort1, NodePort2};
@@ -122,6 +123,54 @@ fn xdp_refuses_and_leaves_to_tc_what_it_cannot_do() -> Result<()> {
             "{report:?}"
         );
     }
+    Ok(())
+}
+
+#[test]
+fn xdp_follows_a_neighbour_with_another_mac_address() -> Result<()> {
+    rules(&["S-208"]);
+    let World { mut rig, _peers } = World::start()?;
+    for (number, family) in FAMILIES.into_iter().enumerate() {
+        let to = rig.address(NodePort1("far"), family);
+        let held = Held::new(SocketKind::Tcp, to);
+        let (connection, _) = rig.client(Outside)?.open(held)?;
+        // The first packets went by tc, and taught XDP the neighbour.
+        by_xdp(&mut rig, connection)?;
+        let before = next_hops(&rig)?;
+        let mac = format!("02:00:00:00:77:0{number}");
+        let [here, there] = &rig.cluster.nodes[..] else {
+            anyhow::bail!("two nodes");
+        };
+        there
+            .netns
+            .run(&["ip", "link", "set", "up0", "address", &mac])?;
+        let neighbour = node_addresses(2)[0].of(family).to_string();
+        let replace = ["ip", "neigh", "replace", &neighbour, "lladdr", &mac];
+        here.netns
+            .run(&[&replace[..], &["dev", "up0", "nud", "reachable"]].concat())?;
+        tests::net::eventually(Duration::from_secs(60), || {
+            ensure!(next_hops(&rig)? != before, "the agent has not noticed");
+            Ok(())
+        })?;
+        by_xdp(&mut rig, connection)?;
+    }
+    Ok(())
+}
+
+/// [`proxy_common::Config::next_hops`] on n1.
+fn next_hops(rig: &Rig) -> Result<u32> {
+    let config = rig.agents[0].maps()?.config().context("CONFIG")?;
+    Ok(config.next_hops)
+}
+
+/// Asks over a connection until XDP has sent packets of it on itself. Every question is answered.
+fn by_xdp(rig: &mut Rig, connection: usize) -> Result<()> {
+    let [_, before] = translated(rig)?;
+    for _ in 0..20 {
+        rig.client(Outside)?.ask(connection, 64)?;
+    }
+    let [_, after] = translated(rig)?;
+    ensure!(after >= before + 20, "{} by XDP", after - before);
     Ok(())
 }
 

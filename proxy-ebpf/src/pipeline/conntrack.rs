@@ -87,18 +87,37 @@ pub fn track<F: Family, T: Tables<F>>(
     }
 }
 
+/// Both entries of a connection in FLOWS are written with its first packet in so many seconds, a
+/// power of two; a missing one is put back then. In between a packet writes to its own entry alone.
+pub const RENEWAL_SECS: u32 = 32;
+/// The same at XDP, where the next hop is looked up then, whatever the agent has told of it.
+pub const XDP_RENEWAL_SECS: u32 = 16;
+/// How much longer than its connection an entry may seem idle, in seconds.
+pub const RENEWAL_LAG_SECS: u32 = RENEWAL_SECS - 1;
+
 /// True if `found`, an entry of FLOWS, is of the packet's direction, and nothing has to be written
-/// of it but what it carries.
+/// of its connection but to this entry: that it is seen, and what it carries.
 #[inline(always)]
-pub fn is_settled<F: Family, T: Tables<F>>(
+pub fn is_settled<F, T, E>(
     tables: &T,
+    env: &E,
     headers: &Headers<F>,
-    key: &FlowKey<F::Addr>,
-    found: &Connection<F::Addr>,
+    (key, found): (&FlowKey<F::Addr>, &Connection<F::Addr>),
     now: u32,
-) -> bool {
-    // An entry that was seen in this second is not over.
-    found.tag == key.tag() && is_told(tables, headers, found, FlowTable::Flows, now)
+) -> bool
+where
+    F: Family,
+    T: Tables<F>,
+    E: Environment<F>,
+{
+    let renewal = match env.hook() {
+        Hook::Ingress | Hook::Egress => RENEWAL_SECS,
+        Hook::Xdp => XDP_RENEWAL_SECS,
+    };
+    // No lifetime is shorter than the time since an entry that was seen within it.
+    found.tag == key.tag()
+        && now / renewal == found.last_seen_secs / renewal
+        && tells_nothing(tables, headers, found, FlowTable::Flows, now)
 }
 
 /// Counts the packet of a known flow of which nothing else was written.
@@ -127,8 +146,19 @@ fn is_told<F: Family, T: Tables<F>>(
     table: FlowTable,
     now: u32,
 ) -> bool {
-    now == connection.last_seen_secs
-        && seen_after(headers, connection, now) == connection.seen
+    now == connection.last_seen_secs && tells_nothing(tables, headers, connection, table, now)
+}
+
+/// The same, whenever the connection was last seen.
+#[inline(always)]
+fn tells_nothing<F: Family, T: Tables<F>>(
+    tables: &T,
+    headers: &Headers<F>,
+    connection: &Connection<F::Addr>,
+    table: FlowTable,
+    now: u32,
+) -> bool {
+    seen_after(headers, connection, now) == connection.seen
         && belongs(headers, connection, table, now) == table
         && !is_over(tables, headers, connection)
 }
@@ -165,22 +195,23 @@ fn find<F: Family, T: Tables<F>>(
     None
 }
 
-/// Writes what the packet tells: that the flow lives (once a second), that TCP ends, that the
-/// backend has answered. A direction that was evicted is put back here. Returns `New` where the
+/// Writes what the packet tells: that the flow lives (see [`RENEWAL_SECS`]), that TCP ends, that
+/// the backend has answered. A direction that was evicted is put back here. Returns `New` where the
 /// flow is to be decided anew.
 #[inline(always)]
 pub fn refresh<F, T, E>(
     tables: &T,
     env: &E,
+    config: &Config,
     headers: &Headers<F>,
     entries: &mut Entries<F>,
-    now: u32,
 ) -> Tracked
 where
     F: Family,
     T: Tables<F>,
     E: Environment<F>,
 {
+    let now = env.now_secs(config.hz);
     if is_over(tables, headers, &entries.connection) {
         forget(tables, entries);
         tables.count(Counter::Redecided);
@@ -200,13 +231,13 @@ where
     if let FlowTable::Flows = to {
         connection.flags |= flags::CONFIRMED;
     }
-    let known = connection.next_hop;
-    let is_found = find_next_hop(env, &entries.key, connection);
+    let known = (connection.next_hop, connection.next_hops);
+    let is_found = find_next_hop(env, config, &entries.key, connection);
     set_other(entries);
     let mut table = from;
     if to != from {
         table = move_to(tables, entries, to);
-    } else if is_found && entries.connection.next_hop != known {
+    } else if is_found && (entries.connection.next_hop, entries.connection.next_hops) != known {
         // Rare, so the entry is replaced whole: nobody reads half a MAC address.
         tables.insert_flow(from, &entries.key, &entries.connection, Insert::Any);
     }
@@ -229,6 +260,7 @@ where
 #[inline(always)]
 pub fn find_next_hop<F: Family, E: Environment<F>>(
     env: &E,
+    config: &Config,
     key: &FlowKey<F::Addr>,
     connection: &mut Connection<F::Addr>,
 ) -> bool {
@@ -241,6 +273,7 @@ pub fn find_next_hop<F: Family, E: Environment<F>>(
     };
     let found = env.next_hop(&query, connection.path.ifindex);
     connection.next_hop = found.unwrap_or_default();
+    connection.next_hops = config.next_hops as u8;
     found.is_some()
 }
 
@@ -317,6 +350,7 @@ fn set_other<F: Family>(entries: &mut Entries<F>) {
     other.path = connection.other_path;
     other.other_path = connection.path;
     other.next_hop = NextHop::default();
+    other.next_hops = 0;
     other.flags = connection.flags ^ flags::REPLY;
     other.carried = 0;
     other.packets = 0;

@@ -1,8 +1,8 @@
 //! The short way, which nearly all packets take: the same stages, with most of their branches
 //! decided beforehand. A whole TCP or UDP packet without options ends here if the filter knows none
 //! of its ports and addresses, if it belongs to a connection in FLOWS and nothing has to be written
-//! of it, or if it is past every frontend. Any other goes the long way as it came: until it is
-//! clear that a packet ends here, nothing is changed and nothing counted.
+//! but to its own entry, or if it is past every frontend. Any other goes the long way as it came:
+//! until it is clear that a packet ends here, nothing is changed and nothing counted.
 
 use bytemuck::Zeroable;
 use proxy_common::{Connection, Counter, FlowKey};
@@ -38,17 +38,17 @@ where
     if headers.tcp_flags & tcp::SYN != 0 && may_be_dialed() {
         return Ok(Step::Begin);
     }
-    let key = FlowKey::new(headers.tuple, headers.protocol);
+    let mut key = FlowKey::new(headers.tuple, headers.protocol);
     let mut connection = Connection::zeroed();
     let now = env.now_secs(config.hz);
     let Some(entry) = tables.entry(FlowTable::Flows, &key, &mut connection) else {
         if may_be_dialed() {
             return Ok(Step::Begin);
         }
-        return past_frontends(tables, &headers, &key, &mut connection);
+        return past_frontends(tables, &headers, &mut key, &mut connection);
     };
-    if !conntrack::is_settled(tables, &headers, &key, &connection, now)
-        || needs_next_hop(env, &connection)
+    if !conntrack::is_settled(tables, env, &headers, (&key, &connection), now)
+        || needs_next_hop(env, config, &connection)
     {
         return Ok(Step::Begin);
     }
@@ -56,7 +56,11 @@ where
     if !nat::rewrite_plain::<F, P, E>(packet, env, &headers, &connection) {
         translate(packet, env, &headers, &connection)?;
     }
-    tables.carry(entry, headers.len);
+    if now == connection.last_seen_secs {
+        tables.carry(entry, headers.len);
+    } else {
+        tables.see(entry, now, headers.len);
+    }
     Ok(translated(&headers, &connection))
 }
 
@@ -67,7 +71,7 @@ where
 fn past_frontends<F, T>(
     tables: &T,
     headers: &Headers<F>,
-    key: &FlowKey<F::Addr>,
+    key: &mut FlowKey<F::Addr>,
     found: &mut Connection<F::Addr>,
 ) -> Result<Step, Stop>
 where

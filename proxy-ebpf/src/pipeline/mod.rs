@@ -24,7 +24,7 @@ mod read;
 pub mod select;
 pub mod verdict;
 
-use proxy_common::{Connection, Counter};
+use proxy_common::{Config, Connection, Counter};
 
 use crate::{Answer, Environment, Family, Hook, Packet, Stop, Tables, Verdict};
 use conntrack::{Creator, Entries, Tracked};
@@ -187,16 +187,21 @@ where
     };
     Ok(match tracked {
         Tracked::New => Step::Choose,
-        Tracked::Known if needs_next_hop(env, &scratch.entries.connection) => Step::Refresh,
+        Tracked::Known if needs_next_hop(env, config, &scratch.entries.connection) => Step::Refresh,
         Tracked::Stale => Step::Refresh,
         Tracked::Known | Tracked::Related => Step::Finish,
     })
 }
 
-/// True at XDP for a flow whose next hop has not been found yet.
+/// True at XDP for a flow whose next hop has not been found yet, or may be another by now.
 #[inline(always)]
-fn needs_next_hop<F: Family, E: Environment<F>>(env: &E, connection: &Connection<F::Addr>) -> bool {
-    matches!(env.hook(), Hook::Xdp) && !connection.next_hop.is_known()
+fn needs_next_hop<F: Family, E: Environment<F>>(
+    env: &E,
+    config: &Config,
+    connection: &Connection<F::Addr>,
+) -> bool {
+    matches!(env.hook(), Hook::Xdp)
+        && (!connection.next_hop.is_known() || connection.next_hops != config.next_hops as u8)
 }
 
 /// Stage 3, where the entries have to be written.
@@ -208,9 +213,11 @@ where
     E: Environment<F>,
 {
     let config = tables.config().ok_or(Stop::Pass(Counter::Unconfigured))?;
-    let now = env.now_secs(config.hz);
+    let Scratch {
+        headers, entries, ..
+    } = scratch;
     Ok(
-        match conntrack::refresh(tables, env, &scratch.headers, &mut scratch.entries, now) {
+        match conntrack::refresh(tables, env, config, headers, entries) {
             Tracked::New => Step::Choose,
             Tracked::Known | Tracked::Stale | Tracked::Related => Step::Finish,
         },
@@ -277,7 +284,7 @@ where
     };
     if matches!(env.hook(), Hook::Xdp) {
         verdict::at_this_hook(env, &entries.connection)?;
-        if !conntrack::find_next_hop(env, &entries.key, &mut entries.connection) {
+        if !conntrack::find_next_hop(env, config, &entries.key, &mut entries.connection) {
             return Err(Stop::Pass(Counter::OtherHook));
         }
     }

@@ -3,6 +3,7 @@
 use proxy_common::flow::{flags, path, path_flags};
 use proxy_common::{Address, Be16, Connection, Counter, NextHop, protocol};
 
+use super::conntrack;
 use super::parse::{self, Fragment, Fragmenting, Headers, Transport};
 use crate::packet::SEGMENTS_DIFFER;
 use crate::wire::{ethernet, sctp, tcp, udp};
@@ -31,6 +32,8 @@ pub fn at_this_hook<F: Family, E: Environment<F>>(
 /// Seconds after which a packet of a flow goes by tc instead of XDP: there the kernel uses the
 /// neighbour, and so asks it whether it is still there. A power of two.
 pub const TURN_SECS: u32 = 32;
+// The short way takes none of these.
+const _: () = assert!(TURN_SECS.is_multiple_of(conntrack::XDP_RENEWAL_SECS));
 
 /// Stops at XDP the first packet of a flow in each [`TURN_SECS`].
 #[inline(always)]

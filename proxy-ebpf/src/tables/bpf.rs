@@ -161,6 +161,11 @@ macro_rules! family {
             }
 
             #[inline(always)]
+            fn see(&self, entry: Self::Entry, now: u32, bytes: u32) {
+                entry.see(now, bytes, &$backends, &$backend_counts);
+            }
+
+            #[inline(always)]
             fn insert_flow(
                 &self,
                 table: FlowTable,
@@ -194,10 +199,9 @@ macro_rules! family {
                     if (*entry).tag != key.tag() {
                         return false;
                     }
-                    ptr::addr_of_mut!((*entry).last_seen_secs).write_volatile(sighting.now);
                     (*entry).seen = sighting.on((*entry).seen);
                 }
-                carried::report(entry, sighting.bytes, &$backends, &$backend_counts);
+                FlowEntry(entry).see(sighting.now, sighting.bytes, &$backends, &$backend_counts);
                 table.touch_old(key, entry, sighting);
                 true
             }

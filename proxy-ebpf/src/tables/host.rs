@@ -178,6 +178,36 @@ impl<F: Family> Tables<F> for HostTables<F> {
         }
     }
 
+    fn see(&self, (table, key): Self::Entry, now: u32, bytes: u32) {
+        let mut written = self.written.borrow_mut();
+        let Some(entry) = written.table(table).get_mut(&key) else {
+            return;
+        };
+        entry.last_seen_secs = now;
+        let mut new = Carried::unpack(entry.carried);
+        if bytes != 0 {
+            new.packets += 1;
+            new.bytes += u64::from(bytes);
+        }
+        entry.carried = 0;
+        entry.packets += new.packets;
+        entry.bytes += new.bytes;
+        let entry = *entry;
+        let backend = self.backends.get(&entry.backend);
+        let is_its = backend.is_some_and(|backend| backend.generation == entry.generation);
+        if new.packets == 0 || !is_its {
+            return;
+        }
+        let counts = written.backend_counts.entry(entry.backend).or_default();
+        let (packets, bytes) = if entry.flags & flow::flags::REPLY != 0 {
+            (&mut counts.packets_from, &mut counts.bytes_from)
+        } else {
+            (&mut counts.packets_to, &mut counts.bytes_to)
+        };
+        *packets += new.packets;
+        *bytes += new.bytes;
+    }
+
     fn insert_flow(
         &self,
         table: FlowTable,
@@ -204,29 +234,9 @@ impl<F: Family> Tables<F> for HostTables<F> {
         let Some(entry) = entry.filter(|entry| entry.tag == key.tag()) else {
             return false;
         };
-        entry.last_seen_secs = sighting.now;
         entry.seen = sighting.on(entry.seen);
-        let mut new = Carried::unpack(entry.carried);
-        if sighting.bytes != 0 {
-            new.packets += 1;
-            new.bytes += u64::from(sighting.bytes);
-        }
-        entry.carried = 0;
-        entry.packets += new.packets;
-        entry.bytes += new.bytes;
-        let entry = *entry;
-        let backend = self.backends.get(&entry.backend);
-        if new.packets > 0 && backend.is_some_and(|backend| backend.generation == entry.generation)
-        {
-            let counts = written.backend_counts.entry(entry.backend).or_default();
-            let (packets, bytes) = if entry.flags & flow::flags::REPLY != 0 {
-                (&mut counts.packets_from, &mut counts.bytes_from)
-            } else {
-                (&mut counts.packets_to, &mut counts.bytes_to)
-            };
-            *packets += new.packets;
-            *bytes += new.bytes;
-        }
+        drop(written);
+        self.see((table, *key), sighting.now, sighting.bytes);
         true
     }
 

@@ -96,6 +96,9 @@ pub trait Tables<F: Family> {
     }
     /// Adds a packet of this length to what an entry's direction has carried.
     fn carry(&self, entry: Self::Entry, bytes: u32);
+    /// The same for the first packet in a second: writes that its direction was seen then, and
+    /// tells BACKEND_COUNTS what it has carried.
+    fn see(&self, entry: Self::Entry, now: u32, bytes: u32);
     /// Inserts; false if it exists (`NoExist`) or there is no room.
     fn insert_flow(
         &self,

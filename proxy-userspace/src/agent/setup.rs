@@ -10,8 +10,12 @@ use super::{AgentError, RunOptions};
 use crate::config::AgentOptions;
 use crate::datapath::bpf_log::{self, BpfLog};
 use crate::datapath::conntrack_sysctls::{self, Roots};
+use crate::datapath::interfaces::{Detect, Rules};
 use crate::datapath::maps::KernelMaps;
+use crate::datapath::netlink::Reader;
+use crate::datapath::next_hops::NextHops;
 use crate::datapath::udp_sockets::Destroyer;
+use crate::datapath::xdp::XdpChoice;
 use crate::datapath::{Datapath, DatapathOptions, load};
 use crate::error_chain;
 use crate::events::{Note, Regarding, Severity};
@@ -30,6 +34,25 @@ pub fn signals() -> Result<[Signal; 2], AgentError> {
         wait(SignalKind::terminate())?,
         wait(SignalKind::interrupt())?,
     ])
+}
+
+/// What decides about interfaces.
+pub fn rules(options: &AgentOptions, settings: &Settings, xdp: XdpChoice) -> Rules {
+    Rules {
+        globs: options.interfaces.clone(),
+        detect: Detect::from(&settings.detect_local),
+        xdp,
+    }
+}
+
+/// What follows next hops, where XDP is wanted.
+pub async fn next_hops(xdp: XdpChoice, reader: &Reader) -> Result<Option<NextHops>, AgentError> {
+    match xdp {
+        XdpChoice::Off => Ok(None),
+        XdpChoice::Auto | XdpChoice::Native | XdpChoice::Generic => {
+            Ok(Some(NextHops::subscribe(reader).await?))
+        }
+    }
 }
 
 /// Settings of the kernel and of this process (S-184).

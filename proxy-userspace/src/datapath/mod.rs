@@ -26,6 +26,7 @@ pub mod load;
 pub mod maps;
 pub mod mmap;
 pub mod netlink;
+pub mod next_hops;
 pub mod pin;
 pub mod running;
 pub mod runs;

@@ -11,6 +11,7 @@ use rtnetlink::packet_route::address::{
 use rtnetlink::packet_route::link::{
     InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp,
 };
+use rtnetlink::packet_route::neighbour::NeighbourMessage;
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteNextHop, RouteType,
 };
@@ -29,7 +30,7 @@ pub enum NetlinkError {
     /// The kernel refused a list.
     #[error("listing {what} by netlink")]
     List {
-        /// Links, addresses or routes.
+        /// Links, addresses, routes or neighbours.
         what: &'static str,
         /// Why.
         #[source]
@@ -76,6 +77,15 @@ impl Reader {
             snapshot.routes.extend(routes.iter().flat_map(routes_of));
         }
         Ok(snapshot)
+    }
+
+    /// Every neighbour that the kernel knows.
+    pub async fn neighbours(&self) -> Result<Vec<NeighbourMessage>, NetlinkError> {
+        let neighbours = self.handle.neighbours().get().execute().boxed();
+        neighbours
+            .try_collect()
+            .await
+            .map_err(listing("neighbours"))
     }
 
     /// The interface that leads to an address; `None` without a route, and for an own address.
@@ -252,32 +262,12 @@ pub struct Changes {
 impl Changes {
     /// Subscribes in the network namespace of this thread. Changes from here on are seen.
     pub fn subscribe() -> Result<Self, NetlinkError> {
-        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-        // SAFETY: a system call without addresses.
-        let fd = unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error().into());
-        }
-        // SAFETY: the kernel has just returned this descriptor.
-        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        // SAFETY: all bytes zero is a valid address of this type.
-        let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
-        address.nl_family = libc::AF_NETLINK as u16;
         let groups = libc::RTMGRP_LINK
             | libc::RTMGRP_IPV4_IFADDR
             | libc::RTMGRP_IPV6_IFADDR
             | libc::RTMGRP_IPV4_ROUTE
             | libc::RTMGRP_IPV6_ROUTE;
-        address.nl_groups = groups as u32;
-        let len = size_of::<libc::sockaddr_nl>() as u32;
-        let pointer = std::ptr::from_ref(&address).cast();
-        // SAFETY: the kernel reads `len` bytes of the address above.
-        if unsafe { libc::bind(socket.as_raw_fd(), pointer, len) } < 0 {
-            return Err(io::Error::last_os_error().into());
-        }
-        // SAFETY: an `OwnedFd` that moves in stays open, and the same, until it is dropped.
-        let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
-        let socket = socket.map_err(io::Error::from)?;
+        let socket = subscribe(groups)?;
         Ok(Self { socket })
     }
 
@@ -293,25 +283,67 @@ impl Changes {
     }
 }
 
+/// A socket that hears these groups in the network namespace of this thread.
+pub(super) fn subscribe(groups: i32) -> Result<AsyncFd<OwnedFd>, NetlinkError> {
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: a system call without addresses.
+    let fd = unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error().into());
+    }
+    // SAFETY: the kernel has just returned this descriptor.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: all bytes zero is a valid address of this type.
+    let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+    address.nl_family = libc::AF_NETLINK as u16;
+    address.nl_groups = groups as u32;
+    let len = size_of::<libc::sockaddr_nl>() as u32;
+    let pointer = std::ptr::from_ref(&address).cast();
+    // SAFETY: the kernel reads `len` bytes of the address above.
+    if unsafe { libc::bind(socket.as_raw_fd(), pointer, len) } < 0 {
+        return Err(io::Error::last_os_error().into());
+    }
+    // SAFETY: an `OwnedFd` that moves in stays open, and the same, until it is dropped.
+    let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
+    Ok(socket.map_err(io::Error::from)?)
+}
+
+/// What [`receive`] has found.
+pub(super) enum Received<'a> {
+    /// A datagram of messages.
+    Messages(&'a [u8]),
+    /// Messages that did not fit into the socket's buffer.
+    Lost,
+    /// Nothing is left.
+    Nothing,
+}
+
+/// The next datagram, if there is one. A longer one than `buffer` is cut.
+pub(super) fn receive<'a>(socket: &OwnedFd, buffer: &'a mut [u8]) -> io::Result<Received<'a>> {
+    loop {
+        let pointer = buffer.as_mut_ptr().cast();
+        // SAFETY: the kernel writes at most the buffer's length into it.
+        let read = unsafe { libc::recv(socket.as_raw_fd(), pointer, buffer.len(), 0) };
+        if let Ok(len) = usize::try_from(read) {
+            return Ok(Received::Messages(&buffer[..len]));
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::EAGAIN) => return Ok(Received::Nothing),
+            Some(libc::ENOBUFS) => return Ok(Received::Lost),
+            Some(libc::EINTR) => {}
+            _ => return Err(error),
+        }
+    }
+}
+
 /// Reads until nothing is left; true if something was there. Messages that did not fit into the
 /// socket's buffer count too.
 fn drain(socket: &OwnedFd) -> io::Result<bool> {
     let mut buffer = [0_u8; 4096];
     let mut changed = false;
-    loop {
-        let pointer = buffer.as_mut_ptr().cast();
-        // SAFETY: the kernel writes at most the buffer's length into it.
-        let read = unsafe { libc::recv(socket.as_raw_fd(), pointer, buffer.len(), 0) };
-        if read >= 0 {
-            changed = true;
-            continue;
-        }
-        let error = io::Error::last_os_error();
-        match error.raw_os_error() {
-            Some(libc::EAGAIN) => return Ok(changed),
-            Some(libc::ENOBUFS) => changed = true,
-            Some(libc::EINTR) => {}
-            _ => return Err(error),
-        }
+    while !matches!(receive(socket, &mut buffer)?, Received::Nothing) {
+        changed = true;
     }
+    Ok(changed)
 }

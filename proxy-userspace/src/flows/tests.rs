@@ -47,7 +47,7 @@ fn pair(protocol: u8, idle: u32, more: u16) -> [(FlowKey<Addr4>, Connection<Addr
         next_hop: NextHop::default(),
         flags: flags::SNAT | more,
         seen: 0,
-        pad: 0,
+        next_hops: 0,
         pad_end: 0,
         carried: Carried::one(100).pack(),
         packets: 7,

@@ -54,6 +54,8 @@ pub struct Reconciler {
     pub(super) store: Store,
     pub(super) node: NodeFacts,
     local_addresses: Vec<LocalAddress>,
+    /// [`proxy_common::Config::next_hops`].
+    next_hops: u32,
     is_node_touched: bool,
     service_cidrs: BTreeMap<ObjectName, Vec<IpNet>>,
     pub(super) shared: SharedState,
@@ -123,6 +125,7 @@ impl Reconciler {
             settings,
             store: Store::default(),
             local_addresses: Vec::new(),
+            next_hops: shared.config.map_or(0, |config| config.next_hops),
             is_node_touched: true,
             service_cidrs: BTreeMap::new(),
             shared,
@@ -148,6 +151,12 @@ impl Reconciler {
         addresses.sort();
         self.is_node_touched |= self.local_addresses != addresses;
         self.local_addresses = addresses;
+    }
+
+    /// Routes or neighbours are others: flows look for their next hops anew.
+    pub fn next_hops_moved(&mut self) {
+        self.next_hops = self.next_hops.wrapping_add(1);
+        self.is_node_touched = true;
     }
 
     /// Replaces the settings.

@@ -55,6 +55,24 @@ impl World {
     }
 }
 
+/// Flows look for their next hops when the number is another one, and not because of a restart.
+#[test]
+fn next_hops_are_looked_for_when_they_move_and_a_restart_moves_none() {
+    rules(&["S-208"]);
+    let mut world = world();
+    let number = |world: &World| world.maps.config().expect("a CONFIG").next_hops;
+    let first = number(&world);
+    world.agent.next_hops_moved();
+    assert_eq!(world.tell([]).writes, 1);
+    assert_eq!(number(&world), first + 1);
+    assert_eq!(world.tell([]).writes, 0);
+    let all = || known("web", 1).into_iter().chain(known("api", 2));
+    assert_eq!(world.restart(all()).writes, 0);
+    world.agent.next_hops_moved();
+    world.tell([]);
+    assert_eq!(number(&world), first + 2);
+}
+
 /// Nothing of the first list counts before both are complete; the other kinds are not waited for.
 #[test]
 fn lists_that_come_one_after_the_other_write_nothing_before_the_second() {

@@ -108,7 +108,7 @@ pub fn flow() -> impl Strategy<Value = Flow> {
         any_path(),
         select(&[UPLINK, LOCAL, OVERLAY][..]),
     );
-    let idle = select(&[0, 1, 29, 31, 61, 119, 121, 86_400, 86_401][..]);
+    let idle = select(&[0, 1, 29, 31, 61, 119, 121, 151, 152, 86_400, 86_431, 86_432][..]);
     let halves = select(
         &[
             Halves::Both,

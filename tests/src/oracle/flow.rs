@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::decide::{Decision, Packet};
 use super::service::PortKey;
 use super::{Oracle, Protocol};
+use proxy_ebpf::pipeline::conntrack::RENEWAL_LAG_SECS;
 
 /// A flow as its client sees it: protocol, client, what it dialed.
 pub type Key = (Protocol, SocketAddr, SocketAddr);
@@ -100,7 +101,8 @@ impl Flows {
         let Some(flow) = self.flows.get(key) else {
             return Hold::Anew;
         };
-        if is_over(oracle, key.0, flow, now) {
+        let age = age(oracle, key.0, flow, now);
+        if age == Age::Over {
             return Hold::Anew;
         }
         // S-121: a SYN on a closed tuple starts a new decision.
@@ -108,8 +110,10 @@ impl Flows {
             return Hold::Anew;
         }
         // S-120, S-125: only UDP flows are ever decided anew.
-        match key.0 {
-            Protocol::Udp => flow.hold,
+        match (key.0, age) {
+            (Protocol::Udp, Age::Late) if flow.hold == Hold::Follows => Hold::Either,
+            (Protocol::Udp, _) => flow.hold,
+            (_, Age::Late) => Hold::Either,
             _ => Hold::Follows,
         }
     }
@@ -236,14 +240,14 @@ impl Flows {
     /// Flows that have not timed out, also those that are decided anew.
     pub fn known(&self, oracle: &Oracle, now: u32) -> Vec<Key> {
         let known = self.flows.iter();
-        let known = known.filter(|(key, flow)| !is_over(oracle, key.0, flow, now));
+        let known = known.filter(|(key, flow)| age(oracle, key.0, flow, now) != Age::Over);
         known.map(|(key, _)| *key).collect()
     }
 
     /// Live flows whose packets follow their translation.
     pub fn live(&self, oracle: &Oracle, now: u32) -> Vec<Key> {
         let live = self.flows.iter().filter(|(key, flow)| {
-            !is_over(oracle, key.0, flow, now)
+            age(oracle, key.0, flow, now) == Age::Live
                 && (key.0 != Protocol::Udp || flow.hold == Hold::Follows)
         });
         live.map(|(key, _)| *key).collect()
@@ -266,7 +270,7 @@ impl Flows {
             .filter(|(other, flow)| is_same(other, flow));
         if others
             .clone()
-            .any(|(other, flow)| !is_over(oracle, other.0, flow, now))
+            .any(|(other, flow)| age(oracle, other.0, flow, now) == Age::Live)
         {
             return Taken::Yes;
         }
@@ -291,17 +295,33 @@ pub enum Taken {
     Yes,
 }
 
-/// S-122: idle for too long.
-fn is_over(oracle: &Oracle, protocol: Protocol, flow: &Flow, now: u32) -> bool {
+/// How long a flow is idle.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Age {
+    /// Not for long.
+    Live,
+    /// For so long that it may be over.
+    Late,
+    /// For too long.
+    Over,
+}
+
+/// S-122. An entry of a confirmed flow may have missed the other direction's last packets, so none
+/// is over before it has been idle for that much longer.
+fn age(oracle: &Oracle, protocol: Protocol, flow: &Flow, now: u32) -> Age {
     let timeouts = &oracle.settings.timeouts;
-    let lifetime = match (protocol, flow.is_confirmed) {
-        (Protocol::Tcp, _) if flow.is_closed() => timeouts.tcp_closing_secs,
-        (Protocol::Tcp, true) => timeouts.tcp_established_secs,
-        (Protocol::Tcp, false) => timeouts.tcp_handshake_secs,
-        (_, true) => timeouts.udp_stream_secs,
-        (_, false) => timeouts.udp_unreplied_secs,
+    let (lifetime, lag) = match (protocol, flow.is_confirmed) {
+        (Protocol::Tcp, _) if flow.is_closed() => (timeouts.tcp_closing_secs, 0),
+        (Protocol::Tcp, true) => (timeouts.tcp_established_secs, RENEWAL_LAG_SECS),
+        (Protocol::Tcp, false) => (timeouts.tcp_handshake_secs, 0),
+        (_, true) => (timeouts.udp_stream_secs, RENEWAL_LAG_SECS),
+        (_, false) => (timeouts.udp_unreplied_secs, 0),
     };
-    now - flow.last_seen > lifetime
+    match now - flow.last_seen {
+        idle if idle <= lifetime => Age::Live,
+        idle if idle <= lifetime + lag => Age::Late,
+        _ => Age::Over,
+    }
 }
 
 /// S-124: true if the destination is a frontend of the service port, and nobody else's.

@@ -28,20 +28,20 @@ pub fn starts_flow<F: Family>(headers: &Headers<F>) -> bool {
         && headers.tcp_flags & (tcp::SYN | tcp::ACK) == start_flags(headers.protocol)
 }
 
-/// True if an entry has the tuple of the answers to the packet with this key: [`clashes`] tells
-/// whose.
+/// True if an entry has the tuple of the answers to the packet with this key, which is turned into
+/// theirs: [`clashes`] tells whose it is.
 #[inline(always)]
 pub fn may_clash<F: Family, T: Tables<F>>(
     tables: &T,
-    key: &FlowKey<F::Addr>,
+    key: &mut FlowKey<F::Addr>,
     found: &mut Connection<F::Addr>,
 ) -> bool {
     if !tables.port_known(key.protocol, Side::Source, key.tuple.dport.get()) {
         return false;
     }
-    let answers = FlowKey::new(key.tuple.reversed(), key.protocol);
-    tables.flow(FlowTable::Flows, &answers, found)
-        || tables.flow(FlowTable::Handshakes, &answers, found)
+    // In place: there is no stack for another key.
+    key.tuple = key.tuple.reversed();
+    tables.flow(FlowTable::Flows, key, found) || tables.flow(FlowTable::Handshakes, key, found)
 }
 
 /// True if the answers to the packet would be taken for those of a live flow: the client has dialed

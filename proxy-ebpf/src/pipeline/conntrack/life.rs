@@ -5,7 +5,7 @@ use proxy_common::config::Timeouts;
 use proxy_common::flow::{flags, seen};
 use proxy_common::{Address, Connection, protocol};
 
-use super::is_reply;
+use super::{RENEWAL_LAG_SECS, is_reply};
 use crate::pipeline::parse::Headers;
 use crate::wire::tcp;
 use crate::{Family, FlowTable, Tables};
@@ -40,7 +40,8 @@ pub(super) fn belongs<F: Family>(
     }
 }
 
-/// True for an entry whose idle lifetime is over (S-122).
+/// True for an entry whose idle lifetime is over (S-122). One of a confirmed connection may have
+/// missed packets of the other direction, and none is over too early for that.
 #[inline(always)]
 pub fn expired<F: Family>(
     timeouts: &Timeouts,
@@ -48,10 +49,13 @@ pub fn expired<F: Family>(
     protocol: u8,
     now: u32,
 ) -> bool {
-    now.wrapping_sub(connection.last_seen_secs) > lifetime(timeouts, connection, protocol)
+    let is_renewed = connection.flags & flags::CONFIRMED != 0 && closed_bit(connection.seen) == 0;
+    let lag = if is_renewed { RENEWAL_LAG_SECS } else { 0 };
+    let idle = now.wrapping_sub(connection.last_seen_secs);
+    idle.saturating_sub(lag) > lifetime(timeouts, connection, protocol)
 }
 
-/// How long an entry lives without packets, in seconds (S-122).
+/// How long a connection lives without packets, in seconds (S-122).
 #[inline(always)]
 pub fn lifetime<A: Address>(timeouts: &Timeouts, connection: &Connection<A>, protocol: u8) -> u32 {
     let is_confirmed = connection.flags & flags::CONFIRMED != 0;

@@ -12,7 +12,7 @@ use super::counts::add_to;
 /// Where an entry of a flow table is. It stays there while the program runs; one that is reused
 /// meanwhile tells by its tag.
 #[derive(Clone, Copy)]
-pub struct FlowEntry<A: Address>(*mut Connection<A>);
+pub struct FlowEntry<A: Address>(pub(super) *mut Connection<A>);
 
 impl<A: Address> FlowEntry<A> {
     /// Copies the element at `entry`, which is of a flow table, to `found`.
@@ -21,6 +21,21 @@ impl<A: Address> FlowEntry<A> {
         // SAFETY: an element of a map (caller).
         *found = unsafe { *entry };
         Self(entry)
+    }
+
+    /// Writes when it was seen, and reports what it has carried, and a packet of `bytes` unless
+    /// they are 0. An element that was reused was seen now, or nearly.
+    #[inline(always)]
+    pub(super) fn see(
+        self,
+        now: u32,
+        bytes: u32,
+        backends: &'static Array<Backend<A>>,
+        backend_counts: &'static Array<BackendCounts>,
+    ) {
+        // SAFETY: a field of an element of a map; several CPUs may store the same.
+        unsafe { ptr::addr_of_mut!((*self.0).last_seen_secs).write_volatile(now) };
+        report(self.0, bytes, backends, backend_counts);
     }
 
     /// Adds a packet of this length. An element that was reused gets a packet too many.
@@ -39,8 +54,8 @@ impl<A: Address> FlowEntry<A> {
 /// Moves what the direction of `entry`, an element of a flow table, has carried, and a packet of
 /// `bytes` unless they are 0, to its totals and to BACKEND_COUNTS, if the id is still its
 /// backend's.
-#[inline(never)]
-pub(super) fn report<A: Address>(
+#[inline(always)]
+fn report<A: Address>(
     entry: *mut Connection<A>,
     bytes: u32,
     backends: &'static Array<Backend<A>>,

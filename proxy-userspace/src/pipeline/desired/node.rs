@@ -196,7 +196,8 @@ fn loopback_nets() -> [IpNet; 2] {
     [v4, IpNet::from(v6)]
 }
 
-/// The value of CONFIG; `service_cidrs` are covered where they are too many.
+/// The value of CONFIG; `service_cidrs` are covered where they are too many. What is not of
+/// settings and objects ([`Config::next_hops`]) is 0.
 pub fn config(settings: &Settings, node: &NodeFacts, service_cidrs: &[IpNet]) -> Config {
     let detect_local = match settings.detect_local {
         DetectLocalMode::None => DetectLocal::None,
@@ -223,7 +224,7 @@ pub fn config(settings: &Settings, node: &NodeFacts, service_cidrs: &[IpNet]) ->
         new_flows_per_sec: settings.new_flows_per_sec,
         v4: family_config(node, pods, service_cidrs),
         v6: family_config(node, pods, service_cidrs),
-        pad: 0,
+        next_hops: 0,
     }
 }
 

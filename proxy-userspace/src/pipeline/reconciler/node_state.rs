@@ -104,7 +104,10 @@ impl Reconciler {
             let known = self.shared.config.iter();
             nets.extend(known.flat_map(restored_nets));
         }
-        node::config(&self.settings, &self.node, &nets)
+        Config {
+            next_hops: self.next_hops,
+            ..node::config(&self.settings, &self.node, &nets)
+        }
     }
 }
 

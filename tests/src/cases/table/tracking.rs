@@ -3,6 +3,7 @@
 use proxy_common::Counter::*;
 use proxy_common::flow::seen::{FIN_ORIGINAL, FIN_REPLY, RST_ORIGINAL, RST_REPLY};
 use proxy_common::{CLOSED_KEEPS_TUPLE_SECS, protocol};
+use proxy_ebpf::pipeline::conntrack::RENEWAL_LAG_SECS;
 
 use super::super::case;
 use super::super::flows::{Flow, Halves, snat, stack};
@@ -388,7 +389,7 @@ fn expired() -> Vec<Case> {
             &["S-122"],
             data.clone(),
         )
-        .flow(idle(24 * 3600 + 1))
+        .flow(idle(24 * 3600 + RENEWAL_LAG_SECS + 1))
         .answered(reset_of(&data), RejectMidStream),
         case(
             "a closed connection is forgotten sooner",
@@ -403,7 +404,7 @@ fn expired() -> Vec<Case> {
             datagram.clone(),
         )
         .world(remote())
-        .flow(idle(120).udp())
+        .flow(idle(120 + RENEWAL_LAG_SECS).udp())
         .passed(datagram.clone().dst(LOCAL_AT), &[OriginalStack]),
         case(
             "a UDP stream idle for too long is decided anew",
@@ -411,7 +412,7 @@ fn expired() -> Vec<Case> {
             datagram.clone(),
         )
         .world(remote())
-        .flow(idle(121).udp())
+        .flow(idle(121 + RENEWAL_LAG_SECS).udp())
         .passed(datagram.clone().dst(REMOTE_AT), &[NewFlow, OriginalStack]),
         case(
             "a UDP flow without replies expires sooner",
@@ -515,7 +516,7 @@ fn snat_ports() -> Vec<Case> {
     let outside = syn(CLIENT_AT, NODE_AT);
     let taken = |client| snat(client, NODE_AT, SNAT_AT, REMOTE_AT, [UPLINK, UPLINK]);
     let expired = Flow {
-        idle_secs: 24 * 3600 + 1,
+        idle_secs: 24 * 3600 + RENEWAL_LAG_SECS + 1,
         ..taken((Role::Foreign, 1))
     };
     let closed = |secs| taken((Role::Foreign, 1)).closed(RST_ORIGINAL).idle(secs);
