@@ -14,6 +14,8 @@ mod what;
 
 use std::path::PathBuf;
 
+use ::tests::cases::kernel;
+use ::tests::net::Sandbox;
 use anyhow::{Result, bail};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::resource::{UsageWho, getrusage};
@@ -21,8 +23,6 @@ use nix::sys::time::TimeVal;
 use nix::unistd::Pid;
 use proxy_common::protocol;
 use proxy_ebpf::{V4, V6};
-use tests::cases::kernel;
-use tests::net::Sandbox;
 
 use measure::{Session, Setting};
 use programs::Program;
@@ -32,7 +32,8 @@ use what::{ALL, What};
 /// What is measured.
 #[derive(clap::Args)]
 pub struct Options {
-    /// Every combination: UDP and 10,000 Services with every number of flows
+    /// Every combination: UDP and 10,000 Services with every number of flows, and every row with
+    /// 1,000,000 packets
     #[arg(long)]
     full: bool,
     /// Only with these numbers of flows
@@ -74,13 +75,15 @@ enum Version {
 struct Extent {
     /// Packets of one test run.
     repeat: u32,
+    /// Of one whose row is judged by nothing.
+    repeat_unjudged: u32,
     /// Test runs of which the median is taken.
     rounds: u32,
 }
 
 /// Flows of the rows that are there in every case but a quick one.
 const FLOWS: [u32; 4] = [1, 100, 10_000, 1_000_000];
-/// Flows where everything is varied.
+/// Flows where UDP and 10,000 Services are measured too.
 const FLOWS_USUAL: u32 = 10_000;
 /// Numbers of Services.
 const SERVICES: [u32; 2] = [10, 10_000];
@@ -88,17 +91,7 @@ const SERVICES: [u32; 2] = [10, 10_000];
 /// Measures, and prints what came out.
 pub fn run(options: &Options) -> Result<()> {
     pin_to_one_cpu()?;
-    let extent = if options.quick {
-        Extent {
-            repeat: 2_000,
-            rounds: 5,
-        }
-    } else {
-        Extent {
-            repeat: 1_000_000,
-            rounds: 5,
-        }
-    };
+    let extent = extent(options);
     let sandbox = Sandbox::new()?;
     let netns = kernel::namespace(&sandbox)?;
     let mut rows: Vec<Row> = Vec::new();
@@ -126,6 +119,20 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// How much of it was asked for.
+fn extent(options: &Options) -> Extent {
+    let (repeat, repeat_unjudged) = match (options.quick, options.full) {
+        (true, _) => (2_000, 2_000),
+        (false, true) => (1_000_000, 1_000_000),
+        (false, false) => (1_000_000, 200_000),
+    };
+    Extent {
+        repeat,
+        repeat_unjudged,
+        rounds: 5,
+    }
+}
+
 /// The combinations, in the order in which they are measured.
 fn settings(options: &Options) -> Vec<Setting> {
     let flows: &[u32] = match (options.quick, options.flows.as_slice()) {
@@ -146,16 +153,19 @@ fn settings(options: &Options) -> Vec<Setting> {
     for (_, family) in families {
         for protocol in [protocol::TCP, protocol::UDP] {
             for flows in flows {
-                let is_usual = *flows == FLOWS_USUAL || options.full;
-                if protocol == protocol::UDP && !is_usual {
+                let is_usual = *flows == FLOWS_USUAL;
+                let is_tcp = protocol == protocol::TCP;
+                if !is_tcp && !is_usual && !options.full {
                     continue;
                 }
+                // UDP and 10,000 Services are varied each by itself.
+                let has_all_services = options.full || is_usual && is_tcp;
                 settings.extend(programs.clone().map(|program| Setting {
                     program,
                     family,
                     protocol,
                     flows: *flows,
-                    services: SERVICES[..if is_usual { 2 } else { 1 }].to_vec(),
+                    services: SERVICES[..if has_all_services { 2 } else { 1 }].to_vec(),
                     rows: rows.clone(),
                 }));
             }
@@ -192,4 +202,42 @@ fn pin_to_one_cpu() -> Result<()> {
     };
     cpus.set(last)?;
     Ok(sched_setaffinity(Pid::from_raw(0), &cpus)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn varied(words: &[&str]) -> Vec<(u8, u32, Vec<u32>)> {
+        let words = ["bench", "--program", "tc", "--family", "4"]
+            .iter()
+            .chain(words);
+        let settings = settings(&Line::parse_from(words).options);
+        let of = |it: Setting| (it.protocol, it.flows, it.services);
+        settings.into_iter().map(of).collect()
+    }
+
+    #[test]
+    fn default_set_varies_udp_and_services_each_by_itself() {
+        let (few, all) = (vec![10], vec![10, 10_000]);
+        let expected = [
+            (protocol::TCP, 1, few.clone()),
+            (protocol::TCP, 100, few.clone()),
+            (protocol::TCP, 10_000, all.clone()),
+            (protocol::TCP, 1_000_000, few.clone()),
+            (protocol::UDP, 10_000, few),
+        ];
+        assert_eq!(varied(&[]), expected);
+        let full = varied(&["--full"]);
+        assert_eq!(full.len(), 8);
+        assert!(full.iter().all(|(_, _, services)| *services == all));
+    }
 }

@@ -13,7 +13,7 @@ use super::Extent;
 use super::parts::{Part, Parts};
 use super::plan::plan;
 use super::programs::{Program, Programs, Target};
-use super::report::Row;
+use super::report::{self, Row};
 use super::tables;
 use super::what::What;
 
@@ -71,7 +71,7 @@ pub fn measure<F: CaseFamily>(
     let mut bench = Bench {
         programs,
         setting,
-        repeat: extent.repeat,
+        extent,
         filled: 0,
         parts,
     };
@@ -95,8 +95,7 @@ pub fn measure<F: CaseFamily>(
 struct Bench<'a> {
     programs: Programs,
     setting: &'a Setting,
-    /// Packets of a test run.
-    repeat: u32,
+    extent: Extent,
     /// When flows were filled in, in seconds of the programs' clock.
     filled: u32,
     parts: &'a mut Parts,
@@ -196,9 +195,19 @@ impl Bench<'_> {
         let mut plan = plan::<F>(&bytes, protocol, what.varied(), flows);
         plan.state = next_state();
         self.programs.set_plan(&plan)?;
-        let (programs, repeat) = (&mut self.programs, self.repeat);
+        let (repeat, programs) = (self.repeat(what), &mut self.programs);
         self.parts
             .time(part, || programs.run::<F>(target, &bytes, repeat))
+    }
+
+    /// Packets of a test run of a row.
+    fn repeat(&self, what: What) -> u32 {
+        let extent = self.extent;
+        if report::is_judged(what, self.setting.flows) {
+            extent.repeat
+        } else {
+            extent.repeat_unjudged
+        }
     }
 
     /// Every packet of the last run must have come to the row's end.
@@ -209,7 +218,7 @@ impl Bench<'_> {
         let counters = self.programs.tables.counters()?;
         let reason = what.reason(self.setting.program);
         let count = counters.get(&reason).copied().unwrap_or(0);
-        let repeat = self.repeat;
+        let repeat = self.repeat(what);
         ensure!(
             is_nearly_all(count, repeat),
             "{count} of {repeat} packets came to the end {reason:?}: {counters:?}"

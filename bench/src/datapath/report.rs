@@ -34,6 +34,11 @@ pub struct Row {
 /// With fewer flows everything lies in the caches: such rows are printed, not judged.
 const JUDGED_FLOWS: u32 = 10_000;
 
+/// True where a row is judged, or a yardstick that others are judged by.
+pub fn is_judged(what: What, flows: u32) -> bool {
+    flows >= JUDGED_FLOWS && (what.is_yardstick() || what.bar().is_some())
+}
+
 impl Row {
     fn protocol(&self) -> &'static str {
         if self.protocol == protocol::UDP {
@@ -45,7 +50,7 @@ impl Row {
 
     /// True where a bar holds and is missed.
     fn is_over(&self) -> bool {
-        let bar = self.what.bar().filter(|_| self.flows >= JUDGED_FLOWS);
+        let bar = self.what.bar().filter(|_| is_judged(self.what, self.flows));
         bar.is_some_and(|bar| self.ratio > bar)
     }
 
