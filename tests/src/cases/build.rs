@@ -10,6 +10,8 @@ use super::world::{At, CaseFamily};
 const HERE: [u8; 6] = [2, 0, 0, 0, 0, 1];
 /// MAC of whoever sends them.
 const THERE: [u8; 6] = [2, 0, 0, 0, 0, 2];
+/// Where the Ethernet header has its EtherType.
+const ETHERTYPE: usize = 12;
 
 impl PacketSpec {
     /// The protocol number.
@@ -28,19 +30,31 @@ impl PacketSpec {
         let (destination, source) = match (self.is_answer, self.frame) {
             (true, _) => (THERE, HERE),
             (false, Frame::Broadcast) => ([0xff; 6], THERE),
-            (false, Frame::Device | Frame::NotIp) => (HERE, THERE),
+            (false, Frame::Device | Frame::NotIp | Frame::Tagged(_)) => (HERE, THERE),
         };
         let ether_type = match self.frame {
             Frame::NotIp => etherparse::EtherType::ARP,
-            Frame::Device | Frame::Broadcast => etherparse::EtherType(F::ETHERTYPE.get()),
+            _ => etherparse::EtherType(F::ETHERTYPE.get()),
+        };
+        let tags: &[Tag] = match self.frame {
+            Frame::Tagged(tags) => tags,
+            _ => &[],
         };
         let header = Ethernet2Header {
             source,
             destination,
             ether_type,
         };
-        let padding = vec![0; self.padding];
-        [header.to_bytes().to_vec(), self.datagram::<F>(), padding].concat()
+        let header = header.to_bytes();
+        let (addresses, ether_type) = header.split_at(ETHERTYPE);
+        let mut bytes = addresses.to_vec();
+        for (kind, control) in tags {
+            bytes.extend([kind.to_be_bytes(), control.to_be_bytes()].concat());
+        }
+        bytes.extend(ether_type);
+        bytes.extend(self.datagram::<F>());
+        bytes.resize(bytes.len() + self.padding, 0);
+        bytes
     }
 
     /// The packet from its IP header on.

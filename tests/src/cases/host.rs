@@ -9,7 +9,7 @@ use proxy_ebpf::pipeline::host::HostSteps;
 use proxy_ebpf::tables::host::HostTables;
 use proxy_ebpf::{Environment, Hook, Tables, Verdict};
 
-use super::packets::{Frame, L3, mac_of};
+use super::packets::{L3, mac_of};
 use super::world::{At, CaseFamily, MARK, ROUTER_MAC, UPLINK, World, route};
 use super::{Case, Outcome, events};
 
@@ -150,10 +150,10 @@ pub fn run_over<F: CaseFamily>(case: &Case, tables: &HostTables<F>, now: u32) ->
     let env = HostEnvironment::new(&case.world, case.hook, case.ifindex, now);
     let is_marked = case.mark & MARK != 0 && Tables::<F>::config(tables).is_some();
     // The hook's own part: what does not come down the path.
-    let reason = match case.packet.frame {
+    let reason = match case.packet.frame.is_ip() {
         _ if is_marked => Some(proxy_common::Counter::Redirected),
-        Frame::NotIp => Some(proxy_common::Counter::NotIp),
-        Frame::Device | Frame::Broadcast => None,
+        true => None,
+        false => Some(proxy_common::Counter::NotIp),
     };
     if let Some(reason) = reason {
         let counters = [(reason, 1)].into();

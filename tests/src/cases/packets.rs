@@ -127,6 +127,19 @@ pub enum Frame {
     Broadcast,
     /// Of another protocol than IP (ARP's number).
     NotIp,
+    /// With the tags of VLANs inside, which stand before IP's EtherType.
+    Tagged(&'static [Tag]),
+}
+
+/// Whose tag it is (its EtherType), and what it says: 12 bits of the VLAN below 3 of the priority
+/// (IEEE 802.1Q).
+pub type Tag = (u16, u16);
+
+impl Frame {
+    /// True where an IP header follows the Ethernet header.
+    pub fn is_ip(self) -> bool {
+        matches!(self, Frame::Device | Frame::Broadcast)
+    }
 }
 
 fn packet(src: At, dst: At, body: Body) -> PacketSpec {

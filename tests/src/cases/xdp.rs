@@ -12,7 +12,7 @@ use proxy_ebpf::{Hook, Verdict};
 
 use super::flows::Flow;
 use super::host::{self, HostEnvironment, NOW};
-use super::packets::{Body, Frame, L3, mac_of};
+use super::packets::{Body, L3, mac_of};
 use super::world::{CaseFamily, DEVICES, ROUTER_MAC};
 use super::{Case, Outcome};
 
@@ -31,7 +31,7 @@ fn runs(ifindex: u32) -> bool {
 pub fn send<F: CaseFamily>(case: &Case, tables: &HostTables<F>, now: u32) -> Outcome {
     tables.written.borrow_mut().counters.clear();
     let bytes = case.bytes::<F>();
-    if case.packet.frame == Frame::NotIp {
+    if !case.packet.frame.is_ip() {
         return Outcome {
             verdict: Verdict::Pass,
             bytes,

@@ -17,7 +17,6 @@ use anyhow::{Context, Result, bail};
 use proxy_ebpf::{V4, V6};
 
 use crate::cases::Case;
-use crate::cases::packets::Frame;
 use crate::cases::table::table;
 use check::{Shape, Target};
 use mutate::Mutator;
@@ -79,7 +78,7 @@ const FINDINGS_MAX: usize = 20;
 impl Fuzzer {
     /// Over the Case table and further lines of a corpus, all of which are tried first.
     pub fn new(target: Target, seed: u64, found: &str) -> Result<Self> {
-        let is_ip = |case: &Case| case.packet.frame != Frame::NotIp && case.mark == 0;
+        let is_ip = |case: &Case| case.packet.frame.is_ip() && case.mark == 0;
         let cases: Vec<Case> = table().into_iter().filter(is_ip).collect();
         let mut fuzzer = Self {
             target,

@@ -2,13 +2,14 @@
 
 use proxy_common::{Counter, Counter::*, protocol};
 
-use super::super::flows::{Flow, stack};
+use super::super::flows::{Flow, snat, stack};
 use super::super::packets::*;
 use super::super::{Families, case};
 use super::*;
 
 pub fn cases() -> Vec<Case> {
-    [options(), fragments(), checksums(), damaged(), cut_short()].concat()
+    let parts = [options(), fragments(), checksums(), damaged(), tagged()];
+    [parts.concat(), cut_short()].concat()
 }
 
 fn options() -> Vec<Case> {
@@ -186,6 +187,55 @@ fn damaged() -> Vec<Case> {
         poked("an IPv4 header of four words", 0, 0x44),
     ]
 }
+
+/// What a VLAN's frames say of themselves: customer and service tags (IEEE 802.1Q, 802.1ad).
+const C_TAG: u16 = 0x8100;
+const S_TAG: u16 = 0x88a8;
+
+/// Frames of VLANs, whatever is in them, are for the VLAN's device: they pass as they came, at XDP
+/// too. XDP sees the tag of a frame inside it, as here. tc sees only what is left inside behind the
+/// first one, which the kernel has taken out: `net_xdp` has real frames.
+fn tagged() -> Vec<Case> {
+    const TAGS: [(&str, &[Tag]); 4] = [
+        ("of a VLAN", &[(C_TAG, 7)]),
+        ("with a priority and of no VLAN", &[(C_TAG, 5 << 13)]),
+        ("of a VLAN in a provider's VLAN", &[(S_TAG, 3), (C_TAG, 7)]),
+        (
+            "of a VLAN in a VLAN of the same kind",
+            &[(C_TAG, 3), (C_TAG, 7)],
+        ),
+    ];
+    let tagged = |(name, tags): (&str, &'static [Tag])| {
+        let frame = Frame::Tagged(tags);
+        let balanced = |packet: PacketSpec| PacketSpec { frame, ..packet };
+        let to_vip = (Role::Vip, PORT);
+        let refused = (Role::ClusterIp, 81);
+        let flow = snat(CLIENT_AT, to_vip, SNAT_AT, REMOTE_AT, [UPLINK, UPLINK]);
+        [
+            case(
+                format!("a first packet {name}"),
+                TAGGED,
+                balanced(syn(CLIENT_AT, to_vip)),
+            ),
+            case(
+                format!("a flow's packet {name}"),
+                TAGGED,
+                balanced(udp(CLIENT_AT, to_vip)),
+            )
+            .flow(flow.udp()),
+            case(
+                format!("a packet to refuse {name}"),
+                TAGGED,
+                balanced(syn(CLIENT_AT, refused)),
+            ),
+        ]
+        .map(|case| case.ingress(UPLINK).left_alone(NotIp))
+    };
+    TAGS.into_iter().flat_map(tagged).collect()
+}
+
+/// The rules that frames of VLANs show.
+const TAGGED: &[&str] = &["P-10", "P-14"];
 
 /// A packet that ends after `kept` bytes of its transport header, for every `kept`.
 fn cut_short() -> Vec<Case> {
