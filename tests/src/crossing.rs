@@ -4,9 +4,13 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
+use aya::Ebpf;
+use aya::programs::xdp::{Xdp, XdpMode};
+use proxy_userspace::datapath::load::XDP_PROGRAM;
 use serde_json::Value;
 
 use crate::agent::Agent;
+use crate::cases::kernel;
 use crate::net::tcx_programs;
 use crate::rig::{Client, Rig, Target};
 use crate::topology::Node;
@@ -167,4 +171,18 @@ impl Counted {
         );
         Ok(())
     }
+}
+
+/// A program that passes everything at these links of the shared network, the other ends of the
+/// nodes' own: a veth takes frames from XDP only where its peer runs one too.
+pub fn peers(rig: &Rig, ports: &[&str]) -> Result<Ebpf> {
+    rig.cluster.net.enter(|| -> Result<Ebpf> {
+        let mut ebpf = kernel::load()?;
+        let program = ebpf.program_mut(XDP_PROGRAM).context(XDP_PROGRAM)?;
+        let program = <&mut Xdp>::try_from(program)?;
+        for port in ports {
+            program.attach(port, XdpMode::Driver)?;
+        }
+        Ok(ebpf)
+    })?
 }

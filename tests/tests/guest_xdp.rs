@@ -1,15 +1,11 @@
 //! XDP below bonds and VLANs: where the kernel takes it, what it does not get, and that nothing is
 //! lost either way. These tests run in the machines that `cargo xtask kernels` boots.
 
-use anyhow::{Context, Result, ensure};
-use aya::Ebpf;
-use aya::programs::xdp::{Xdp, XdpMode};
-use proxy_userspace::datapath::load::XDP_PROGRAM;
+use anyhow::{Result, ensure};
 use serde_json::Value;
-use tests::cases::kernel;
 use tests::crossing::{
     Counted, FAR, N1, PACKETS, REDIRECTED, TIMEOUT_MS, all_paths, attach_type, interface_status,
-    served,
+    peers, served,
 };
 use tests::rig::{Client, Rig, Target};
 use tests::rules;
@@ -130,20 +126,6 @@ fn refused(rig: &mut Rig, target: Target) -> Result<()> {
         ensure!(refused == Some(&2), "{family:?}: {report:?}");
     }
     Ok(())
-}
-
-/// A program that passes everything at the other ends: a veth takes frames from XDP only where its
-/// peer runs one too.
-fn peers(rig: &Rig, ports: &[&str]) -> Result<Ebpf> {
-    rig.cluster.net.enter(|| -> Result<Ebpf> {
-        let mut ebpf = kernel::load()?;
-        let program = ebpf.program_mut(XDP_PROGRAM).context(XDP_PROGRAM)?;
-        let program = <&mut Xdp>::try_from(program)?;
-        for port in ports {
-            program.attach(port, XdpMode::Driver)?;
-        }
-        Ok(ebpf)
-    })?
 }
 
 fn say(device: &str, choice: &str, mode: Mode) {

@@ -4,15 +4,17 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use aya::Ebpf;
 use proxy_common::Counter;
+use tests::crossing::peers;
 use tests::manifests::Service;
 use tests::net::{Netns, eventually};
 use tests::rig::{Client, Rig, TARGET_PORT, Target};
 use tests::rules;
-use tests::topology::Variant;
 use tests::topology::addresses::{
     Addresses, FAMILIES, IpFamily, SERVICES4, SERVICES6, behind_uplink2, node, pod, uplink, uplink2,
 };
+use tests::topology::{Offloads, Variant, set_offloads};
 use tests::traffic::{Plan, SocketKind, StreamPlan};
 
 use Client::{NodeAsPackets, Outside, Outside2, PodAsPackets};
@@ -28,8 +30,8 @@ const DATAGRAM: usize = 1_380;
 const LEARNED: Duration = Duration::from_secs(60);
 
 /// A cluster with the Service `one`, whose only backend `b` is on n2.
-fn rig() -> Result<Rig> {
-    let mut rig = Rig::without_agents(Variant::default())?;
+fn rig(variant: Variant) -> Result<Rig> {
+    let mut rig = Rig::without_agents(variant)?;
     let service = Service::new("one", 21).port(86, 30_086, TARGET_PORT);
     let service = service.pods([&rig.pods["b"]]);
     rig.add("one", service)?;
@@ -50,6 +52,7 @@ fn forward(netns: &Netns) -> Result<()> {
 
 /// A link `name` of `here` to `peer` of `there`, with these addresses.
 fn link(
+    rig: &Rig,
     (here, name, own): (&Netns, &str, Addresses),
     (there, peer, other): (&Netns, &str, Addresses),
     mtu: u32,
@@ -59,6 +62,7 @@ fn link(
         there.name(),
     ))?;
     for (netns, link, Addresses { v4, v6 }) in [(here, name, own), (there, peer, other)] {
+        set_offloads(&rig.cluster.variant, netns, link)?;
         netns.ip(&format!(
             "link set {link} up\naddr add {v4}/24 dev {link}\naddr add {v6}/64 dev {link} nodad\n"
         ))?;
@@ -73,7 +77,7 @@ fn narrow_between_nodes(rig: &Rig) -> Result<()> {
     let net = &rig.cluster.net;
     let [n1, n2] = [0, 1].map(|index| &rig.cluster.nodes[index].netns);
     let (here, there) = (uplink2(1), uplink2(12));
-    link((n2, "side0", there), (&narrow, "eth1", here), SMALL)?;
+    link(rig, (n2, "side0", there), (&narrow, "eth1", here), SMALL)?;
     let own = uplink(50);
     net.ip(&format!(
         "link add narrow type veth peer name eth0 netns {}\nlink set narrow master br0 up\n",
@@ -112,9 +116,9 @@ fn narrow_before_client(rig: &mut Rig) -> Result<()> {
     forward(net)?;
     let client = rig.cluster.sandbox().netns("remote")?;
     let (here, there) = (uplink2(1), uplink2(2));
-    link((net, "wan", here), (&wan, "eth0", there), SMALL)?;
+    link(rig, (net, "wan", here), (&wan, "eth0", there), SMALL)?;
     let (own, gateway) = (behind_uplink2(100), behind_uplink2(1));
-    link((&client, "eth0", own), (&wan, "eth1", gateway), 1_500)?;
+    link(rig, (&client, "eth0", own), (&wan, "eth1", gateway), 1_500)?;
     for (netns, via) in [(&client, gateway), (&wan, here)] {
         netns.ip(&format!(
             "route add default via {}\nroute add default via {}\n",
@@ -231,20 +235,10 @@ fn check_row(
     .context("datagrams")
 }
 
-/// What a client sends is too long behind the frontend.
-#[test]
-fn clients_learn_the_way_to_the_backend() -> Result<()> {
-    rules(&["S-130", "S-134"]);
-    let mut rig = rig()?;
-    narrow_between_nodes(&rig)?;
-    rig.start_agents(&[])?;
+/// Rows of clients behind whose frontend the way is narrow.
+fn clients_learn(rig: &mut Rig, rows: &[(Client, Target)]) -> Result<()> {
     let mut failures = Vec::new();
-    for row in [
-        (PodAsPackets, ClusterIp("one")),
-        (NodeAsPackets, ClusterIp("one")),
-        (Outside, NodePort1("one")),
-        (Outside, ClusterIp("one")),
-    ] {
+    for row in rows {
         let learner = Learner {
             netns: rig.place(row.0)?.netns,
             about: match row.1 {
@@ -253,7 +247,7 @@ fn clients_learn_the_way_to_the_backend() -> Result<()> {
             },
         };
         for family in FAMILIES {
-            if let Err(error) = check_row(&mut rig, row, &learner, family) {
+            if let Err(error) = check_row(rig, *row, &learner, family) {
                 failures.push(format!("{row:?} {family:?}: {error:#}"));
             }
         }
@@ -262,31 +256,116 @@ fn clients_learn_the_way_to_the_backend() -> Result<()> {
     Ok(())
 }
 
-/// What a backend answers is too long on the way to the client: the router knows only the frontend.
-#[test]
-fn backends_learn_the_way_to_the_client() -> Result<()> {
-    rules(&["S-130", "S-134"]);
-    let mut rig = rig()?;
-    narrow_before_client(&mut rig)?;
-    rig.start_agents(&[])?;
-    let client = rig.own_addresses(Outside2)[0];
+/// Rows of what [`Outside2`] dials, the backend, and whom that takes for the client.
+fn backends_learn(rig: &mut Rig, rows: &[(Target, &str, Addresses)]) -> Result<()> {
     let mut failures = Vec::new();
-    for (target, backend, seen_as) in [
-        (NodePort1("near"), "a", client),
-        (ClusterIp("near"), "a", client),
-        (NodePort1("one"), "b", node(1)),
-        (ClusterIp("one"), "b", node(1)),
-    ] {
+    for (target, backend, seen_as) in rows {
         let learner = Learner {
-            netns: rig.pods[backend].netns.clone(),
-            about: seen_as,
+            netns: rig.pods[*backend].netns.clone(),
+            about: *seen_as,
         };
         for family in FAMILIES {
-            if let Err(error) = check_row(&mut rig, (Outside2, target), &learner, family) {
+            if let Err(error) = check_row(rig, (Outside2, *target), &learner, family) {
                 failures.push(format!("{target:?} {family:?}: {error:#}"));
             }
         }
     }
     ensure!(failures.is_empty(), "{}", failures.join("\n"));
     Ok(())
+}
+
+/// What a client sends is too long behind the frontend.
+#[test]
+fn clients_learn_the_way_to_the_backend() -> Result<()> {
+    rules(&["S-130", "S-134"]);
+    let mut rig = rig(Variant::default())?;
+    narrow_between_nodes(&rig)?;
+    rig.start_agents(&[])?;
+    let rows = [
+        (PodAsPackets, ClusterIp("one")),
+        (NodeAsPackets, ClusterIp("one")),
+        (Outside, NodePort1("one")),
+        (Outside, ClusterIp("one")),
+    ];
+    clients_learn(&mut rig, &rows)
+}
+
+/// What a backend answers is too long on the way to the client: the router knows only the frontend.
+#[test]
+fn backends_learn_the_way_to_the_client() -> Result<()> {
+    rules(&["S-130", "S-134"]);
+    let mut rig = rig(Variant::default())?;
+    narrow_before_client(&mut rig)?;
+    rig.start_agents(&[])?;
+    let client = rig.own_addresses(Outside2)[0];
+    let rows = [
+        (NodePort1("near"), "a", client),
+        (ClusterIp("near"), "a", client),
+        (NodePort1("one"), "b", node(1)),
+        (ClusterIp("one"), "b", node(1)),
+    ];
+    backends_learn(&mut rig, &rows)
+}
+
+/// As [`rig`], for native XDP: a sender that leaves checksums to its device is left to tc (P-10).
+fn rig_for_xdp() -> Result<Rig> {
+    rig(Variant {
+        offloads: Offloads::Off,
+        ..Variant::default()
+    })
+}
+
+/// Starts agents with native XDP on the uplinks. The program at the other ends lives as long as
+/// what is returned.
+fn start_xdp(rig: &mut Rig) -> Result<Ebpf> {
+    let peers = peers(rig, &["n1", "n2"])?;
+    rig.start_agents(&["--xdp", "native"])?;
+    Ok(peers)
+}
+
+/// Does something of which XDP on n1 has to send on nearly everything, the ICMP errors too.
+fn by_xdp(rig: &mut Rig, what: impl FnOnce(&mut Rig) -> Result<()>) -> Result<()> {
+    use Counter::{Fragment, OriginalRedirect, Related, ReplyRedirect, XdpAnswered};
+    let counted = |rig: &Rig| -> Result<[u64; 3]> {
+        let maps = rig.agents[0].maps()?;
+        let count = |counter: Counter| maps.counter(counter as u32);
+        let sent = count(OriginalRedirect) + count(ReplyRedirect) + count(Fragment);
+        Ok([sent, count(Related), count(XdpAnswered)])
+    };
+    let before = counted(rig)?;
+    what(rig)?;
+    let after = counted(rig)?;
+    let [sent, related, answered] = [0, 1, 2].map(|index| after[index] - before[index]);
+    println!("{answered} of {sent} packets and {related} ICMP errors were sent on by XDP");
+    let by_tc = (sent + related).saturating_sub(answered);
+    // The rest taught the kernel its neighbours, or went by tc in turn: fewer than there were
+    // errors, which are few themselves.
+    ensure!(by_tc * 100 <= sent, "{by_tc} of {sent} and {related} by tc");
+    ensure!(by_tc < related, "{by_tc} by tc, and {related} errors");
+    Ok(())
+}
+
+/// The same under native XDP, which sends to the backend on the other node itself.
+#[test]
+fn clients_learn_the_way_to_the_backend_by_xdp() -> Result<()> {
+    rules(&["S-130", "S-134", "P-10"]);
+    let mut rig = rig_for_xdp()?;
+    narrow_between_nodes(&rig)?;
+    let _peers = start_xdp(&mut rig)?;
+    let rows = [(Outside, NodePort1("one")), (Outside, ClusterIp("one"))];
+    by_xdp(&mut rig, |rig| clients_learn(rig, &rows))
+}
+
+/// And the way back.
+#[test]
+fn backends_learn_the_way_to_the_client_by_xdp() -> Result<()> {
+    rules(&["S-130", "S-134", "P-10"]);
+    let mut rig = rig_for_xdp()?;
+    narrow_before_client(&mut rig)?;
+    let _peers = start_xdp(&mut rig)?;
+    let rows = [
+        (NodePort1("one"), "b", node(1)),
+        (ClusterIp("one"), "b", node(1)),
+    ];
+    by_xdp(&mut rig, |rig| backends_learn(rig, &rows))
 }

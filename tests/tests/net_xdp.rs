@@ -5,12 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use aya::Ebpf;
-use aya::programs::xdp::{Xdp, XdpMode};
 use proxy_common::Counter;
-use proxy_userspace::datapath::load::XDP_PROGRAM;
 use proxy_userspace::maps::Maps as _;
 use serde_json::Value;
-use tests::cases::kernel;
+use tests::crossing::peers;
 use tests::rig::{Client, Rig, Target, node_addresses};
 use tests::rules;
 use tests::topology::addresses::FAMILIES;
@@ -28,8 +26,7 @@ const STREAM_BYTES: u64 = 8 << 20;
 /// A cluster whose nodes run XDP natively on their uplinks.
 struct World {
     rig: Rig,
-    /// At the other ends of the uplinks, passing everything: a veth takes frames from XDP only
-    /// where its peer runs a program too.
+    /// At the other ends of the uplinks.
     _peers: Ebpf,
 }
 
@@ -40,17 +37,9 @@ impl World {
             offloads: Offloads::Off,
             ..Variant::default()
         })?;
-        let peers = rig.cluster.net.enter(|| -> Result<Ebpf> {
-            let mut ebpf = kernel::load()?;
-            let program = ebpf.program_mut(XDP_PROGRAM).context(XDP_PROGRAM)?;
-            let program = <&mut Xdp>::try_from(program)?;
-            for port in ["n1", "n2"] {
-                program.attach(port, XdpMode::Driver)?;
-            }
-            Ok(ebpf)
-        })??;
+        let _peers = peers(&rig, &["n1", "n2"])?;
         rig.start_agents(&["--xdp", "native"])?;
-        Ok(Self { rig, _peers: peers })
+        Ok(Self { rig, _peers })
     }
 }
 

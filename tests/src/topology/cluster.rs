@@ -274,7 +274,7 @@ fn address(netns: &Netns, link: &str, own: Addresses) -> Result<()> {
 }
 
 /// Switches the offloads of a link off where the variant says so.
-pub(super) fn set_offloads(variant: &Variant, netns: &Netns, link: &str) -> Result<()> {
+pub fn set_offloads(variant: &Variant, netns: &Netns, link: &str) -> Result<()> {
     match variant.offloads {
         Offloads::On => Ok(()),
         Offloads::Off => {

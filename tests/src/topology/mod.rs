@@ -15,7 +15,7 @@ mod cluster;
 mod node;
 mod pod;
 
-pub use cluster::{Cluster, Outside};
+pub use cluster::{Cluster, Outside, set_offloads};
 pub use node::{Node, Seen};
 pub use pod::Pod;
 
