@@ -1,17 +1,20 @@
 //! XDP in the driver: what it answers itself, what it leaves to tc, and that nothing is lost when
 //! it comes and goes.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use aya::Ebpf;
+use etherparse::PacketBuilder;
 use proxy_common::Counter;
 use proxy_userspace::maps::Maps as _;
 use serde_json::Value;
-use tests::crossing::peers;
+use tests::cases::packets::Tag;
+use tests::crossing::{Counted, peers};
 use tests::rig::{Client, Rig, Target, node_addresses};
 use tests::rules;
-use tests::topology::addresses::FAMILIES;
+use tests::topology::addresses::{FAMILIES, IpFamily, uplink};
 use tests::topology::{Offloads, Variant};
 use tests::traffic::{Held, Plan, SocketKind, StreamPlan};
 
@@ -49,6 +52,72 @@ fn translated(rig: &Rig) -> Result<[u64; 2]> {
     let count = |counter: Counter| maps.counter(counter as u32);
     let [original, reply] = [Counter::OriginalRedirect, Counter::ReplyRedirect].map(count);
     Ok([original + reply, count(Counter::XdpAnswered)])
+}
+
+/// A SYN to a frontend, as it comes to n1 from a client that does not answer, with these tags in it.
+fn syn(rig: &Rig, target: Target, family: IpFamily, tags: &[Tag]) -> Result<Vec<u8>> {
+    let shown = rig.cluster.nodes[0]
+        .netns
+        .run(&["ip", "link", "show", "up0"])?;
+    let mut words = shown.split_whitespace();
+    words
+        .find(|word| *word == "link/ether")
+        .context("an address")?;
+    let digits = words.next().context("an address")?.split(':');
+    let mac: Result<Vec<u8>, _> = digits.map(|it| u8::from_str_radix(it, 16)).collect();
+    let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], mac?.as_slice().try_into()?);
+    let (from, to) = (uplink(77).of(family), rig.address(target, family));
+    let ip = match (from, to.ip()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => ethernet.ipv4(from.octets(), to.octets(), 64),
+        (IpAddr::V6(from), IpAddr::V6(to)) => ethernet.ipv6(from.octets(), to.octets(), 64),
+        _ => bail!("{from} to {to}"),
+    };
+    let mut frame = Vec::new();
+    let tcp = ip.tcp(40_000, to.port(), 1, 64_240).syn();
+    tcp.write(&mut frame, &[])?;
+    let words = tags.iter().flat_map(|(kind, control)| [*kind, *control]);
+    frame.splice(12..12, words.flat_map(u16::to_be_bytes));
+    Ok(frame)
+}
+
+/// Frames with the tag of a VLAN inside, which has no device here: XDP passes them, and so does tc,
+/// which finds the tag beside them. VLAN 0 is none: tc serves those.
+#[test]
+fn frames_of_a_vlan_pass_xdp_and_tc() -> Result<()> {
+    rules(&["P-10", "P-14"]);
+    const TIMES: u32 = 100;
+    let World { mut rig, _peers } = World::start()?;
+    // What is passed without a tag, XDP sends on once the neighbours are known.
+    for family in FAMILIES {
+        let plan = Plan::new(SocketKind::Tcp, rig.address(NodePort1("far"), family));
+        let report = rig.client(Outside)?.connect(plan.times(10))?;
+        ensure!(report.failed() == 0, "{report:?}");
+    }
+    let rows: [(&[Tag], &str); 4] = [
+        (&[], "XdpAnswered"),
+        (&[(0x8100, 7)], "Tagged"),
+        (&[(0x88a8, 3), (0x8100, 7)], "Tagged"),
+        (&[(0x8100, 5 << 13)], "OriginalRedirect"),
+    ];
+    for (tags, reason) in rows {
+        for family in FAMILIES {
+            let frame = syn(&rig, NodePort1("far"), family, tags)?;
+            let before = Counted::by(&rig.agents[0])?;
+            rig.cluster.net.send_frames("n1", &frame, TIMES)?;
+            let row = format!("{tags:x?} {family:?}");
+            tests::net::eventually(Duration::from_secs(10), || {
+                before
+                    .ensure_risen(&rig.agents[0], &[reason], TIMES.into())
+                    .with_context(|| row.clone())
+            })?;
+            let risen = before.since(&rig.agents[0])?;
+            let ends = ["XdpAnswered", "Tagged", "OriginalRedirect"];
+            let others = ends.iter().filter(|name| **name != reason);
+            let others: u64 = others.filter_map(|name| risen.get(*name)).sum();
+            ensure!(tags.is_empty() || others == 0, "{row}: {risen:?}");
+        }
+    }
+    Ok(())
 }
 
 /// How n1 runs XDP on its uplink.

@@ -5,6 +5,7 @@
 //! is removed by the next sandbox anyone makes.
 
 mod command;
+mod frames;
 mod hooks;
 mod netns;
 mod sandbox;
