@@ -38,9 +38,9 @@ pub const LAYOUTS: &[Layout] = &[
     layout!("ClusterIpKey4", ClusterIpKey<Addr4>: prefix_len addr),
     layout!("ClusterIpKey6", ClusterIpKey<Addr6>: prefix_len addr),
     #[cfg(feature = "other-abi")]
-    layout!("Connection4", Connection<Addr4>: to tag last_seen_secs flags seen pad path next_hop made_up backend generation frontend began_secs other_path carried packets bytes),
+    layout!("Connection4", Connection<Addr4>: to tag last_seen_secs flags seen next_hops path next_hop made_up backend generation frontend began_secs other_path carried packets bytes),
     #[cfg(feature = "other-abi")]
-    layout!("Connection6", Connection<Addr6>: to tag last_seen_secs flags seen pad path next_hop made_up backend generation frontend began_secs other_path carried packets bytes),
+    layout!("Connection6", Connection<Addr6>: to tag last_seen_secs flags seen next_hops path next_hop made_up backend generation frontend began_secs other_path carried packets bytes),
     #[cfg(not(feature = "other-abi"))]
     layout!("Connection4", Connection<Addr4>: to tag carried last_seen_secs flags seen next_hops path next_hop backend generation frontend began_secs other_path pad_end packets bytes),
     #[cfg(not(feature = "other-abi"))]
