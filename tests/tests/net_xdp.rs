@@ -54,7 +54,8 @@ fn translated(rig: &Rig) -> Result<[u64; 2]> {
     Ok([original + reply, count(Counter::XdpAnswered)])
 }
 
-/// A SYN to a frontend, as it comes to n1 from a client that does not answer, with these tags in it.
+/// A SYN to a frontend, as it comes to n1 from a client that does not answer, with these tags in
+/// it.
 fn syn(rig: &Rig, target: Target, family: IpFamily, tags: &[Tag]) -> Result<Vec<u8>> {
     let shown = rig.cluster.nodes[0]
         .netns
