@@ -90,7 +90,11 @@ impl World {
         interfaces.sort_by_key(|(index, _)| *index);
         Ok(Held {
             text: dump(&maps),
-            config: maps.config(),
+            // It tells how often routes and neighbours have changed, and so of what has been.
+            config: maps.config().map(|config| Config {
+                next_hops: 0,
+                ..config
+            }),
             interfaces,
             ids,
         })
