@@ -138,6 +138,15 @@ mod tests {
             "192.168.0.0/24",
         ];
         assert_eq!(cover_of(&many), nets(&expected));
+        let many = [
+            "fd00:96::/112",
+            "fd00:96::2:0/112",
+            "fd00:97::/112",
+            "fd01::/112",
+            "fd02::/112",
+        ];
+        let expected = ["fd00:96::/110", "fd00:97::/112", "fd01::/112", "fd02::/112"];
+        assert_eq!(cover_of(&many), nets(&expected));
     }
 
     proptest! {

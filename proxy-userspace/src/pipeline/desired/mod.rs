@@ -394,3 +394,7 @@ impl<A: IpFamily> DesiredPort<A> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

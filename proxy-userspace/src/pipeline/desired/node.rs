@@ -287,3 +287,7 @@ fn config_flags(settings: &Settings) -> u32 {
     .filter(|(is_set, _)| *is_set)
     .fold(0, |all, (_, flag)| all | flag)
 }
+
+#[cfg(test)]
+#[path = "node_tests.rs"]
+mod tests;
