@@ -31,6 +31,9 @@ impl Offset {
     /// The IP header on a device without a MAC header.
     pub const ZERO: Self = Self(0);
 
+    /// The largest one.
+    pub const MAX: Self = Self(OFFSET_MAX as u16);
+
     /// Refuses what is out of bounds.
     #[inline(always)]
     pub fn new(at: usize) -> Result<Self, Stop> {

@@ -1,12 +1,12 @@
 //! The path on the host: the same steps, called one after the other.
 
-use bytemuck::Zeroable;
-use proxy_common::{Connection, Counter, FlowKey, Tuple};
+use bytemuck::{Pod, Zeroable};
+use proxy_common::{Backend, Counter, Tuple};
 
 use super::conntrack::Entries;
 use super::frontend::{Origin, Place};
 use super::parse::{Fragment, Fragmenting, Headers, Transport};
-use super::select::Choice;
+use super::select::{Choice, Masquerade};
 use super::{Refusal, Scratch, Step, Steps, or_stop};
 use crate::packet::Offset;
 use crate::{Answer, Environment, Family, FlowTable, Packet, Tables, Verdict, tell};
@@ -45,23 +45,13 @@ where
         l3: usize,
         may_be_fast: bool,
     ) -> (Verdict, Counter) {
-        let scratch = Scratch {
-            headers: no_headers(),
-            entries: no_entries(),
-            choice: Choice::direct(Origin {
-                place: Place::Outside,
-                is_pod: false,
-                has_detector: false,
-                bridge: 0,
-            }),
-        };
         let mut steps = HostSteps {
             packet,
             tables,
             env,
             l3,
             may_be_fast,
-            scratch,
+            scratch: used_scratch(),
         };
         let (verdict, reason) = super::run(&mut steps);
         tables.count(reason);
@@ -88,16 +78,52 @@ pub fn no_headers<F: Family>() -> Headers<F> {
     }
 }
 
-fn no_entries<F: Family>() -> Entries<F> {
-    Entries {
-        key: FlowKey::zeroed(),
-        connection: Connection::zeroed(),
-        other_key: FlowKey::zeroed(),
-        other: Connection::zeroed(),
-        found: Connection::zeroed(),
-        table: FlowTable::Flows,
-        uncounted: 0,
+/// As earlier packets leave it, at its worst: no packet may depend on what it finds here.
+fn used_scratch<F: Family>() -> Scratch<F> {
+    Scratch {
+        headers: Headers {
+            tuple: ones(),
+            l3: Offset::MAX,
+            l4: Offset::MAX,
+            quoted: Offset::MAX,
+            quoted_l4: Offset::MAX,
+            len: u32::MAX,
+            fragment_id: u32::MAX,
+            protocol: u8::MAX,
+            tcp_flags: u8::MAX,
+            ttl: u8::MAX,
+            transport: Transport::IcmpError,
+            fragment: Fragment::Later,
+            fragmenting: Fragmenting::Allowed,
+        },
+        entries: Entries {
+            key: ones(),
+            connection: ones(),
+            other_key: ones(),
+            other: ones(),
+            found: ones(),
+            table: FlowTable::Handshakes,
+            uncounted: u32::MAX,
+        },
+        choice: Choice {
+            frontend: u32::MAX,
+            backend_id: u32::MAX,
+            backend: ones::<Backend<F::Addr>>(),
+            origin: Origin {
+                place: Place::Node,
+                is_pod: true,
+                has_detector: true,
+                bridge: u32::MAX,
+            },
+            masquerade: Masquerade::Yes,
+        },
     }
+}
+
+fn ones<T: Pod>() -> T {
+    let mut value = T::zeroed();
+    bytemuck::bytes_of_mut(&mut value).fill(0xff);
+    value
 }
 
 impl<F, P, T, E> Steps for HostSteps<'_, F, P, T, E>
