@@ -6,7 +6,7 @@ use proxy_ebpf::pipeline::conntrack::RENEWAL_SECS;
 use proxy_ebpf::tables::host::HostTables;
 use proxy_ebpf::{Hook, V4, V6};
 use tests::cases::host::{self, HostEnvironment};
-use tests::cases::packets::{self, ACK, FIN, L3, PacketSpec, SYN};
+use tests::cases::packets::{self, ACK, Extras, FIN, L3, PacketSpec, SYN};
 use tests::cases::tables::backend_id;
 use tests::cases::world::*;
 
@@ -92,11 +92,16 @@ fn tcp_counts<F: CaseFamily>() {
     let answer = |flags| packets::tcp(BACKEND_AT, CLIENT_AT, flags);
     sent.send(tcp(SYN), 0, 0);
     sent.send(answer(SYN | ACK), 0, 0);
+    sent.send(answer(SYN | ACK), 0, 0);
     sent.send(tcp(ACK), 0, 0);
+    assert_eq!(sent.of_entries(), [sent.to, sent.from], "established");
     for round in 0..5 {
         for size in [1, 100, 1400] {
             sent.send(tcp(ACK), size, round);
             sent.send(answer(ACK), size + 7, round);
+            // What the short way is not for.
+            sent.send(tcp(ACK).extras(Extras::Options), size, round);
+            sent.send(answer(ACK).extras(Extras::Options), size, round);
         }
         assert_eq!(sent.of_entries(), [sent.to, sent.from], "round {round}");
     }
@@ -173,6 +178,27 @@ fn both_entries_are_renewed<F: CaseFamily>() {
 fn both_entries_are_written_once_in_a_while_and_backends_are_told_each_second() {
     both_entries_are_renewed::<V4>();
     both_entries_are_renewed::<V6>();
+}
+
+/// A direction that was evicted and put back has carried nothing since.
+#[test]
+fn direction_that_is_put_back_begins_at_nothing() {
+    let mut sent = Sent::<V4>::new();
+    sent.send(packets::udp(CLIENT_AT, DIALED), 30, 0);
+    sent.send(packets::udp(BACKEND_AT, CLIENT_AT), 200, 0);
+    sent.send(packets::udp(CLIENT_AT, DIALED), 50, 1);
+    sent.send(packets::udp(CLIENT_AT, DIALED), 50, 1);
+    let is_reply = |flags: u16| flags & proxy_common::flow::flags::REPLY != 0;
+    let mut written = sent.tables.written.borrow_mut();
+    let before = written.flows.len();
+    written.flows.retain(|_, entry| !is_reply(entry.flags));
+    assert_eq!(written.flows.len() + 1, before);
+    drop(written);
+    sent.from = Carried::default();
+    let renewal = RENEWAL_SECS - host::NOW % RENEWAL_SECS;
+    sent.send(packets::udp(CLIENT_AT, DIALED), 50, renewal);
+    assert_eq!(sent.tables.written.borrow().flows.len(), before);
+    assert_eq!(sent.of_entries(), [sent.to, sent.from]);
 }
 
 #[test]

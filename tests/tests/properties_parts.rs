@@ -5,22 +5,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proxy_common::{
-    BackendState, Be16, Be32, FlowKey, FrontendKind, PICK_TRIES_MAX, RegionHeader, RegionTail,
-    Tuple, Word, protocol,
+    AffinityKey, BackendState, Be16, Be32, Counter, FlowKey, FrontendKind, PICK_TRIES_MAX,
+    RegionHeader, RegionTail, Tuple, Word, protocol,
 };
 use proxy_ebpf::environment::{port_at, range_len};
 use proxy_ebpf::packet::{L4Change, L4Checksum};
-use proxy_ebpf::pipeline::frontend::Found;
+use proxy_ebpf::pipeline::affinity::Client;
+use proxy_ebpf::pipeline::frontend::{Found, by_key};
 use proxy_ebpf::pipeline::select::{Part, Takers, pick};
 use proxy_ebpf::tables::host::HostTables;
 use proxy_ebpf::wire::checksum::{Delta, fold, replaced, updated};
-use proxy_ebpf::{Hook, V4, V6};
+use proxy_ebpf::{Hook, V4, V6, Verdict};
 use tests::cases::build::internet_checksum;
+use tests::cases::flows::{Flow, snat, stack};
 use tests::cases::host::{HostEnvironment, NOW, send};
-use tests::cases::packets::syn;
+use tests::cases::packets::{ACK, PacketSpec, SYN, syn, tcp};
 use tests::cases::tables::backend_id;
 use tests::cases::verify::ends;
-use tests::cases::world::{CaseFamily, NODE_PORT, PORT, Role, UPLINK, World};
+use tests::cases::world::{At, CaseFamily, NODE_PORT, POD, PORT, Role, TARGET, UPLINK, World};
 use tests::rules;
 
 const BACKENDS: u32 = 7;
@@ -114,6 +116,232 @@ fn three_backends_share_three_thousand_flows() {
     assert_eq!(spread::<V6>(3, flows(36), protocol::UDP).len(), 3);
 }
 
+/// How many of the clients without a binding get each backend, each at its moment.
+fn bound<F: CaseFamily>(clients: impl Iterator<Item = (u32, u32)>) -> BTreeMap<u32, u32> {
+    let (tables, found) = frontend::<F>(BACKENDS);
+    let mut counts = BTreeMap::new();
+    for (client, now) in clients {
+        let mut addr = F::address(Role::Client);
+        let bytes = bytemuck::bytes_of_mut(&mut addr);
+        let end = bytes.len();
+        bytes[end - 4..].copy_from_slice(&client.to_be_bytes());
+        let key = AffinityKey {
+            client: addr,
+            service_port: found.tail.service_port,
+        };
+        let hash = Client::<F> { key, now }.hash();
+        let (id, _) = pick(&tables, &found, Part::Cluster, hash, Takers::All).expect("a backend");
+        *counts.entry(id).or_default() += 1;
+    }
+    counts
+}
+
+/// Clients that are bound to nothing get each backend alike; and one client, at other moments.
+#[test]
+fn clients_without_a_binding_are_spread_evenly() {
+    rules(&["S-069", "S-101"]);
+    let all = || (0..14_000).map(|client| (0x0a00_0000 + client, 5));
+    let one = || (0..14_000).map(|secs| (0x0a00_0001, secs));
+    for counts in [
+        bound::<V4>(all()),
+        bound::<V6>(all()),
+        bound::<V4>(one()),
+        bound::<V6>(one()),
+    ] {
+        assert_eq!(counts.len() as u32, BACKENDS, "{counts:?}");
+        let is_fair = |count: &u32| count.abs_diff(2_000) < 200;
+        assert!(counts.values().all(is_fair), "{counts:?}");
+    }
+}
+
+const CLIENT_AT: At = (Role::Client, 50_000);
+const NODE_AT: At = (Role::Node, NODE_PORT);
+const REMOTE_AT: At = (Role::RemoteBackend, TARGET);
+
+/// An element of an LRU map may be another connection's by the time that it is copied: its tag
+/// says so.
+fn check_reused<F: CaseFamily>(flow: Flow) {
+    let world = World {
+        flows: vec![flow],
+        ..World::default()
+    };
+    let tables = world.tables::<F>(1, NOW);
+    {
+        let written = &mut *tables.written.borrow_mut();
+        let all = written
+            .flows
+            .values_mut()
+            .chain(written.handshakes.values_mut());
+        all.for_each(|entry| entry.tag ^= 1);
+    }
+    let env = HostEnvironment::new(&world, Hook::Ingress, POD, NOW);
+    let packet = tcp(flow.client, flow.dialed, ACK);
+    let outcome = send(&tables, &env, packet.bytes::<F>(), 0);
+    assert_eq!(outcome.counters.get(&Counter::RejectMidStream), Some(&1));
+}
+
+#[test]
+fn entry_of_another_connection_is_none() {
+    rules(&["S-120", "S-214"]);
+    let flow = stack(
+        (Role::Pod, 40_000),
+        (Role::ClusterIp, PORT),
+        (Role::LocalBackend, TARGET),
+    );
+    check_reused::<V4>(flow);
+    check_reused::<V6>(flow);
+    check_reused::<V4>(flow.unanswered());
+    check_reused::<V6>(flow.unanswered());
+}
+
+/// A frontend's element says whose it is and whether it is published.
+#[test]
+fn frontend_of_another_key_or_without_a_region_is_none() {
+    rules(&["S-216"]);
+    let (tables, _) = frontend::<V4>(1);
+    let (id, element) = tables.frontends.first_key_value().expect("a frontend");
+    let (id, key) = (*id, element.key);
+    assert_eq!(by_key(&tables, &key).map(|found| found.id), Some(id));
+    let with = |change: fn(&mut proxy_common::Frontend<_>)| {
+        let (mut tables, _) = frontend::<V4>(1);
+        change(tables.frontends.get_mut(&id).expect("the frontend"));
+        by_key(&tables, &key).is_some()
+    };
+    assert!(!with(|found| found.word = 0));
+    assert!(!with(|found| found.key.port = Be16::new(9)));
+}
+
+/// A process or a pod dials a backend itself, from the port of a flow to it: the connection gets
+/// another port, and the answers find their way back.
+fn check_direct<F: CaseFamily>(client: At, backend: At, [there, back]: [(Hook, u32); 2]) {
+    let world = World {
+        flows: vec![stack(client, (Role::ClusterIp, PORT), backend)],
+        ..World::default()
+    };
+    let tables = world.tables::<F>(1, NOW);
+    let sent = |(hook, ifindex), packet: PacketSpec| {
+        let env = HostEnvironment::new(&world, hook, ifindex, NOW);
+        send(&tables, &env, packet.bytes::<F>(), 0)
+    };
+    let out = sent(there, syn(client, backend));
+    let port = ends::<F>(&out.bytes).sport;
+    assert_ne!(port, client.1);
+    let written = tables.written.borrow();
+    let mut entries = written.handshakes.values();
+    assert!(entries.all(|entry| entry.flags & proxy_common::flow::flags::SNAT != 0));
+    drop(written);
+    let answer = |port| tcp(backend, (client.0, port), SYN | ACK);
+    let other = match back.0 {
+        Hook::Egress => (Hook::Ingress, back.1),
+        _ => (Hook::Egress, back.1),
+    };
+    assert_eq!(sent(other, answer(port)).bytes, answer(port).bytes::<F>());
+    assert_eq!(
+        sent(back, answer(port)).bytes,
+        answer(client.1).bytes::<F>()
+    );
+}
+
+#[test]
+fn answers_to_a_connection_past_every_frontend_come_back() {
+    rules(&["S-099"]);
+    let pod = (Role::Pod, 50_000);
+    let ways = [(Hook::Ingress, POD), (Hook::Egress, POD)];
+    check_direct::<V4>(pod, (Role::LocalBackend, TARGET), ways);
+    check_direct::<V6>(pod, (Role::LocalBackend, TARGET), ways);
+    let process = (Role::Node, 50_000);
+    let ways = [(Hook::Egress, UPLINK), (Hook::Ingress, UPLINK)];
+    check_direct::<V4>(process, REMOTE_AT, ways);
+    check_direct::<V6>(process, REMOTE_AT, ways);
+}
+
+/// External policy Local: what has one of this node's addresses uses all endpoints, at any hook.
+#[test]
+fn own_addresses_use_all_endpoints() {
+    rules(&["S-081"]);
+    let flags = proxy_common::frontend::flags::HAS_ENDPOINTS;
+    let world = World {
+        frontend_flags: flags | proxy_common::frontend::flags::LOCAL_POLICY,
+        backends: vec![tests::cases::world::backend(Role::RemoteBackend)],
+        ..World::default()
+    };
+    let tables = world.tables::<V4>(1, NOW);
+    let env = HostEnvironment::new(&world, Hook::Ingress, UPLINK, NOW);
+    let from = |role| {
+        let packet = syn((role, 40_000), NODE_AT);
+        send(&tables, &env, packet.bytes::<V4>(), 0).verdict
+    };
+    assert_eq!(from(Role::Client), Verdict::Drop);
+    assert_eq!(from(Role::Node), Verdict::Redirect(UPLINK));
+}
+
+/// A backend that has left the set since it was picked would be found again when it comes back.
+#[test]
+fn nobody_is_bound_to_a_backend_that_has_left_the_set() {
+    rules(&["S-103"]);
+    let world = World {
+        affinity_secs: 100,
+        backends: vec![tests::cases::world::backend(Role::RemoteBackend)],
+        ..World::default()
+    };
+    let bound = |is_member: bool| {
+        let mut tables = world.tables::<V4>(1, NOW);
+        if !is_member {
+            let backends = tables.backends.values_mut();
+            backends.for_each(|it| it.flags &= !proxy_common::backend::flags::IN_CLUSTER);
+        }
+        let env = HostEnvironment::new(&world, Hook::Ingress, POD, NOW);
+        let packet = syn((Role::Pod, 50_000), (Role::ClusterIp, PORT));
+        let outcome = send(&tables, &env, packet.bytes::<V4>(), 0);
+        assert_eq!(outcome.counters.get(&Counter::NewFlow), Some(&1));
+        let written = tables.written.borrow();
+        !written.affinity.is_empty()
+    };
+    assert!(bound(true));
+    assert!(!bound(false));
+}
+
+/// Which directions of the only flow know their next hop: Original, Reply.
+fn known_hops<F: CaseFamily>(tables: &HostTables<F>) -> [bool; 2] {
+    let written = &mut *tables.written.borrow_mut();
+    let all = written.flows.values().chain(written.handshakes.values());
+    let mut known = [false; 2];
+    for entry in all {
+        let direction = usize::from(entry.flags & proxy_common::flow::flags::REPLY);
+        known[direction] = entry.next_hop.is_known();
+    }
+    known
+}
+
+fn check_next_hop<F: CaseFamily>() {
+    let source = (Role::Node, 40_000);
+    let flow = snat(CLIENT_AT, NODE_AT, source, REMOTE_AT, [UPLINK, UPLINK]);
+    for (flow, packet) in [
+        (None, syn(CLIENT_AT, NODE_AT)),
+        (Some(flow), tcp(CLIENT_AT, NODE_AT, ACK)),
+    ] {
+        let world = World {
+            backends: vec![tests::cases::world::backend(Role::RemoteBackend)],
+            flows: flow.into_iter().collect(),
+            ..World::default()
+        };
+        let tables = world.tables::<F>(1, NOW);
+        assert_eq!(known_hops(&tables), [false, false]);
+        let env = HostEnvironment::new(&world, Hook::Xdp, UPLINK, NOW);
+        let outcome = send(&tables, &env, packet.bytes::<F>(), 0);
+        assert_eq!(outcome.verdict, Verdict::Redirect(UPLINK));
+        // The way back has another one, which its first packet finds.
+        assert_eq!(known_hops(&tables), [true, false]);
+    }
+}
+
+#[test]
+fn each_direction_remembers_its_own_next_hop() {
+    rules(&["P-10"]);
+    check_next_hop::<V4>();
+    check_next_hop::<V6>();
+}
+
 /// In how many positions the only backend that takes new flows would be found by a flow.
 fn places_found(count: u32, hash: u32) -> usize {
     let of = |position: u32| backend_id(protocol::TCP, position as usize);
@@ -127,6 +355,25 @@ fn places_found(count: u32, hash: u32) -> usize {
         picked.is_ok_and(|(id, _)| id == of(*usable))
     };
     (0..count).filter(is_found).count()
+}
+
+/// The flows of a backend that takes none go to all others alike.
+#[test]
+fn flows_of_a_backend_that_takes_none_are_spread_evenly() {
+    rules(&["S-069"]);
+    let (mut tables, found) = frontend::<V4>(BACKENDS);
+    let gone = backend_id(protocol::TCP, 3);
+    let backend = tables.backends.get_mut(&gone);
+    backend.expect("a backend of the frontend").state = BackendState::Free as u8;
+    let mut counts = BTreeMap::<u32, u32>::new();
+    for flow in 0..12_000_u32 {
+        let hash = flow.wrapping_mul(0x9e37_79b9).rotate_left(7) ^ flow;
+        let (id, _) = pick(&tables, &found, Part::Cluster, hash, Takers::All).expect("a backend");
+        *counts.entry(id).or_default() += 1;
+    }
+    assert_eq!(counts.len() as u32, BACKENDS - 1, "{counts:?}");
+    let is_fair = |count: &u32| count.abs_diff(2_000) < 200;
+    assert!(counts.values().all(is_fair), "{counts:?}");
 }
 
 /// Each flow looks at so many backends that at most one look is in vain.

@@ -77,6 +77,18 @@ fn translated() -> Vec<Case> {
             .flow(flow(stack(POD_AT, VIP, REMOTE_AT)))
             .passed(about(POD_AT, VIP, POD_AT, router()), &[Related]),
         );
+        let idle = flow(stack(POD_AT, VIP, REMOTE_AT)).idle(5);
+        cases.push(
+            case(
+                format!("an error about {name} does not keep its flow alive"),
+                &["S-122", "S-130"],
+                about(POD_AT, REMOTE_AT, POD_AT, router()),
+            )
+            .egress(POD)
+            .flow(idle)
+            .passed(about(POD_AT, VIP, POD_AT, router()), &[Related])
+            .leaves(&[idle]),
+        );
         cases.push(
             case(
                 format!("an error about redirected {name} goes to the client"),

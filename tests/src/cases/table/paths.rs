@@ -175,6 +175,19 @@ fn cluster_ip_from_outside() -> Vec<Case> {
             .passed(out, &[NewFlow, OriginalStack]),
         );
     }
+    let lost = syn(POD_AT, VIP);
+    cases.push(
+        case(
+            "where the stack forwards, the stack finds no route",
+            &["P-1"],
+            lost.clone(),
+        )
+        .world(with_backend(Role::LostBackend))
+        .passed(
+            lost.dst((Role::LostBackend, TARGET)),
+            &[NewFlow, OriginalStack],
+        ),
+    );
     cases
 }
 

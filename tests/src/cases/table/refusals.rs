@@ -296,6 +296,13 @@ fn source_ranges() -> Vec<Case> {
         .world(world(SOURCE_RANGES_NODE, &[Role::Node]))
         .dropped(SourceRange),
         case(
+            "the Service's ClusterIP is not the load balancer's address",
+            &["S-114"],
+            by_itself(Role::ClusterIp),
+        )
+        .world(world(SOURCE_RANGES_NODE, &[Role::Node]))
+        .dropped(SourceRange),
+        case(
             "a pod outside of the source ranges is dropped",
             &["S-113", "S-117"],
             pod,

@@ -200,6 +200,17 @@ fn endings() -> Vec<Case> {
             .passed(fin.clone().dst(LOCAL_AT), &[OriginalStack])
             .leaves(&[flow.ended(FIN_ORIGINAL)]),
         case(
+            "the client's FIN is remembered in a lost direction too",
+            &["S-120", "S-121"],
+            fin.clone(),
+        )
+        .flow(Flow {
+            halves: Halves::OriginalOnly,
+            ..flow
+        })
+        .passed(fin.clone().dst(LOCAL_AT), &[HalfRestored, OriginalStack])
+        .leaves(&[flow.ended(FIN_ORIGINAL)]),
+        case(
             "a SYN on a connection that is closed on one side goes on",
             &["S-120", "S-121"],
             again.clone(),
@@ -467,6 +478,21 @@ fn clashes() -> Vec<Case> {
             syn((Role::Pod, SNAT_PORT), LOCAL_AT),
             &[NewFlow, OriginalStack],
         ),
+        case(
+            "what starts no connection keeps its port there",
+            &["S-099"],
+            tcp(POD_AT, LOCAL_AT, ACK).extras(Extras::Options),
+        )
+        .flow(pod_flow())
+        .left_alone(NotFrontend),
+        case(
+            "behind a bridge the packet may have been translated at its port",
+            &["S-099"],
+            syn((Role::BridgedPod, CLIENT_PORT), LOCAL_AT),
+        )
+        .ingress(BRIDGE)
+        .flow(stack((Role::BridgedPod, CLIENT_PORT), VIP, LOCAL_AT))
+        .left_alone(NotFrontend),
         case(
             "the same for a process of the node",
             &["S-099"],
