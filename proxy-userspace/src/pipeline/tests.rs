@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use proxy_common::{Addr4, BackendState, FrontendKey, RegionTail, Word, port_filter};
 
+use super::reconciler::VERIFY_PERIOD;
 use super::store::SERVICE_NAME_LABEL;
 use super::{Reconciler, Report};
 use crate::fake_maps::{Failures, FakeMaps};
@@ -64,13 +65,15 @@ impl World {
         report
     }
 
-    /// Reconciles until nothing is pending.
+    /// Reconciles until nothing is pending, before the re-verification would repair anything.
     fn settle(&mut self) {
+        let start = self.now;
         for _ in 0..1000 {
             let report = self.tell([]);
             if report.pending == 0 {
                 return;
             }
+            assert!(self.now - start < VERIFY_PERIOD / 6, "settles too late");
             let wakeup = self.agent.next_wakeup().expect("something is pending");
             self.now = wakeup.max(self.now + Duration::from_millis(1));
         }

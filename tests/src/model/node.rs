@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use bytemuck::Zeroable;
 use proxy_common::interface::{Interface, flags};
 use proxy_ebpf::tables::host::HostTables;
@@ -30,6 +30,9 @@ use crate::oracle::Objects;
 
 /// Reconciles until writes that fail at random must have succeeded.
 const ROUNDS_MAX: usize = 1000;
+
+/// All of them together: before the re-verification would repair what was forgotten.
+const SETTLING_MAX: Duration = Duration::from_secs(600);
 
 /// A family of both worlds.
 pub trait ModelFamily: CaseFamily<Addr: IpFamily> {}
@@ -188,12 +191,15 @@ impl Node {
     }
 
     fn settle(&mut self) -> Result<()> {
+        let start = self.clock;
         for _ in 0..ROUNDS_MAX {
             let report = self.reconciler.reconcile(&mut self.maps, self.clock);
             self.check()?;
             if report.pending == 0 {
                 return Ok(());
             }
+            let is_in_time = self.clock - start < SETTLING_MAX;
+            ensure!(is_in_time, "settles too late: {report:?}");
             let wakeup = self.reconciler.next_wakeup();
             let wakeup = wakeup.context("pending without a wakeup")?;
             self.clock = wakeup.max(self.clock + Duration::from_millis(1));

@@ -19,6 +19,9 @@ use super::{Mode, Step, setting};
 /// Reconciles until writes that fail at random must have succeeded.
 const ROUNDS_MAX: usize = 1000;
 
+/// All of them together: before the re-verification would repair what was forgotten.
+const SETTLING_MAX: Duration = Duration::from_secs(600);
+
 /// The agent's surroundings and what it was told.
 pub(super) struct World {
     mode: Mode,
@@ -284,12 +287,14 @@ impl World {
 
 /// Reconciles until nothing is pending; programs never see anything wrong on the way.
 fn settle(agent: &mut Reconciler, maps: &mut FakeMaps, now: &mut Instant) -> Result<()> {
+    let start = *now;
     for _ in 0..ROUNDS_MAX {
         let report = agent.reconcile(maps, *now);
         maps.check().map_err(|error| anyhow!(error))?;
         if report.pending == 0 {
             return Ok(());
         }
+        ensure!(*now - start < SETTLING_MAX, "settles too late: {report:?}");
         let wakeup = agent.next_wakeup().context("pending without a wakeup")?;
         *now = wakeup.max(*now + Duration::from_millis(1));
     }
