@@ -102,7 +102,8 @@ fn each_setting_has_its_flag() {
         config(&settings, &NodeFacts::default(), &[]).flags
     };
     assert_eq!(flags_with(|_| {}), 0);
-    let cases: [(fn(&mut Settings), u32); 9] = [
+    type Change = fn(&mut Settings);
+    let cases: [(Change, u32); 9] = [
         (
             |it| it.masquerade = Masquerade::Always,
             flags::MASQUERADE_ALWAYS,

@@ -14,6 +14,7 @@ const SHORT: usize = 8;
 pub fn cases() -> Vec<Case> {
     [
         translated(),
+        idle(),
         about_a_header(),
         behind_headers(),
         without_ports(),
@@ -77,18 +78,6 @@ fn translated() -> Vec<Case> {
             .flow(flow(stack(POD_AT, VIP, REMOTE_AT)))
             .passed(about(POD_AT, VIP, POD_AT, router()), &[Related]),
         );
-        let idle = flow(stack(POD_AT, VIP, REMOTE_AT)).idle(5);
-        cases.push(
-            case(
-                format!("an error about {name} does not keep its flow alive"),
-                &["S-122", "S-130"],
-                about(POD_AT, REMOTE_AT, POD_AT, router()),
-            )
-            .egress(POD)
-            .flow(idle)
-            .passed(about(POD_AT, VIP, POD_AT, router()), &[Related])
-            .leaves(&[idle]),
-        );
         cases.push(
             case(
                 format!("an error about redirected {name} goes to the client"),
@@ -120,6 +109,31 @@ fn translated() -> Vec<Case> {
         );
     }
     cases
+}
+
+fn idle() -> Vec<Case> {
+    let about = |dst| {
+        let quoted = tcp(POD_AT, dst, ACK);
+        icmp_error(
+            router(),
+            (POD_AT.0, 0),
+            IcmpKind::TooBig(1400),
+            quoted,
+            SHORT,
+        )
+    };
+    let flow = stack(POD_AT, VIP, REMOTE_AT).idle(5);
+    vec![
+        case(
+            "an error does not keep the flow alive that it is about",
+            &["S-122", "S-130"],
+            about(REMOTE_AT),
+        )
+        .egress(POD)
+        .flow(flow)
+        .passed(about(VIP), &[Related])
+        .leaves(&[flow]),
+    ]
 }
 
 fn about_a_header() -> Vec<Case> {

@@ -21,6 +21,7 @@ pub fn cases() -> Vec<Case> {
         stays(),
         expired(),
         clashes(),
+        clashes_with_closed(),
         snat_ports(),
     ]
     .concat()
@@ -456,7 +457,6 @@ fn clashes() -> Vec<Case> {
     let other = (Role::ClusterIp, 81);
     let process = syn((Role::Node, CLIENT_PORT), VIP);
     let packet = syn(POD_AT, VIP);
-    let closed = pod_flow().closed(RST_ORIGINAL);
     vec![
         case(
             "one client, two Services, one backend: another source port",
@@ -519,6 +519,12 @@ fn clashes() -> Vec<Case> {
             Out::Packet(process.src((Role::Node, SNAT_PORT)).dst(REMOTE_AT)),
             &[TupleClash, NewFlow, OriginalRedirect],
         ),
+    ]
+}
+
+fn clashes_with_closed() -> Vec<Case> {
+    let closed = pod_flow().closed(RST_ORIGINAL);
+    vec![
         case(
             "a connection to the backend itself, from the port of a closed flow",
             &["S-099", "S-121"],
