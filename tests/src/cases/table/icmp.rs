@@ -20,6 +20,7 @@ pub fn cases() -> Vec<Case> {
         without_ports(),
         last_hop(),
         too_big(),
+        segments_at_the_bound(),
         too_big_fragments(),
         others(),
     ]
@@ -333,6 +334,44 @@ fn too_big() -> Vec<Case> {
         })
         .redirected(OVERLAY, out(&association), &[OriginalRedirect]),
     ]
+}
+
+/// Segments that are as long as the egress MTU with their headers, and one byte longer.
+fn segments_at_the_bound() -> Vec<Case> {
+    let gateway = (Role::OverlayGateway, SNAT_PORT);
+    let backend = (Role::OverlayBackend, TARGET);
+    let flow = snat(CLIENT_AT, NODE_AT, gateway, backend, [OVERLAY, UPLINK]);
+    let mut cases = Vec::new();
+    for (families, ip) in [(Families::V4, 20), (Families::V6, 40)] {
+        for (protocol, packet, flow, transport) in [
+            ("TCP", tcp(CLIENT_AT, NODE_AT, ACK), flow, 20),
+            ("UDP", udp(CLIENT_AT, NODE_AT), flow.udp(), 8),
+        ] {
+            let packet = packet.len(3000);
+            let fits = OVERLAY_MTU - ip - transport;
+            let case = |segment_len, flow: Flow| {
+                let name = format!(
+                    "segments of {segment_len} bytes to an egress MTU of {}: {protocol} behind {ip}",
+                    flow.path.mtu,
+                );
+                Case {
+                    segment_len,
+                    families,
+                    ..case(name, &["P-3"], packet.clone())
+                }
+                .ingress(UPLINK)
+                .flow(flow)
+            };
+            let out = packet.clone().src(gateway).dst(backend);
+            let too_big = error_of(&packet, IcmpKind::TooBig(OVERLAY_MTU as u16));
+            let mut unknown = flow;
+            unknown.path.mtu = 0;
+            cases.push(case(fits, flow).redirected(OVERLAY, out.clone(), &[OriginalRedirect]));
+            cases.push(case(fits + 1, flow).answered(too_big, TooBig));
+            cases.push(case(fits + 1, unknown).redirected(OVERLAY, out, &[OriginalRedirect]));
+        }
+    }
+    cases
 }
 
 /// Without DF, as all fragments.
