@@ -327,6 +327,16 @@ fn masquerade() -> Vec<Case> {
         packet,
     )
     .ingress(UPLINK)
+    .world(world.clone())
+    .passed(out, &[NewFlow, OriginalStack]);
+    let packet = syn((Role::DarkClient, CLIENT_PORT), VIP);
+    let out = packet.clone().dst(REMOTE_AT);
+    let unseen = case(
+        "nor where answers leave past our programs: they are another node's",
+        &["S-091", "P-4"],
+        packet,
+    )
+    .ingress(UPLINK)
     .world(world)
     .passed(out, &[NewFlow, OriginalStack]);
     let packet = syn(POD_AT, NODE_AT);
@@ -337,7 +347,7 @@ fn masquerade() -> Vec<Case> {
         packet,
     )
     .redirected(LOCAL, out, &[NewFlow, OriginalRedirect]);
-    vec![all, none, pod]
+    vec![all, none, unseen, pod]
 }
 
 fn local_policy() -> Vec<Case> {
@@ -390,6 +400,16 @@ fn local_policy() -> Vec<Case> {
         .ingress(UPLINK)
         .world(always.clone())
         .passed(dark.dst(LOCAL_AT), &[NewFlow, OriginalStack]),
+        case(
+            "Local policy without a detector: nobody is a pod",
+            &["S-081", "S-083"],
+            pod.clone(),
+        )
+        .world(World {
+            detector: Detector::None,
+            ..world(Role::RemoteBackend)
+        })
+        .dropped(NoLocalEndpoint),
         case(
             "Local policy: a pod uses all endpoints, without SNAT",
             &["S-081"],

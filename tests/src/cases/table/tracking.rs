@@ -478,6 +478,12 @@ fn clashes() -> Vec<Case> {
             syn((Role::Pod, SNAT_PORT), LOCAL_AT),
             &[NewFlow, OriginalStack],
         ),
+        case("the same with datagrams", &["S-099"], udp(POD_AT, LOCAL_AT))
+            .flow(pod_flow().udp())
+            .passed(
+                udp((Role::Pod, SNAT_PORT), LOCAL_AT),
+                &[NewFlow, OriginalStack],
+            ),
         case(
             "what starts no connection keeps its port there",
             &["S-099"],
