@@ -351,7 +351,7 @@ fn segments_at_the_bound() -> Vec<Case> {
             let fits = OVERLAY_MTU - ip - transport;
             let case = |segment_len, flow: Flow| {
                 let name = format!(
-                    "segments of {segment_len} bytes to an egress MTU of {}: {protocol} behind {ip}",
+                    "segments of {segment_len} to an egress MTU of {}: {protocol} behind {ip}",
                     flow.path.mtu,
                 );
                 Case {

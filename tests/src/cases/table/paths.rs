@@ -20,6 +20,7 @@ pub fn cases() -> Vec<Case> {
         node_port_known(),
         masquerade(),
         local_policy(),
+        local_policy_without_detector(),
         ways(),
     ]
     .concat()
@@ -350,6 +351,23 @@ fn masquerade() -> Vec<Case> {
     vec![all, none, unseen, pod]
 }
 
+fn local_policy_without_detector() -> Vec<Case> {
+    let world = World {
+        detector: Detector::None,
+        frontend_flags: HAS_ENDPOINTS | LOCAL_POLICY,
+        ..with_backend(Role::RemoteBackend)
+    };
+    vec![
+        case(
+            "Local policy without a detector: nobody is a pod",
+            &["S-081", "S-083"],
+            syn(POD_AT, NODE_AT),
+        )
+        .world(world)
+        .dropped(NoLocalEndpoint),
+    ]
+}
+
 fn local_policy() -> Vec<Case> {
     let world = |backend| World {
         frontend_flags: HAS_ENDPOINTS | LOCAL_POLICY,
@@ -400,16 +418,6 @@ fn local_policy() -> Vec<Case> {
         .ingress(UPLINK)
         .world(always.clone())
         .passed(dark.dst(LOCAL_AT), &[NewFlow, OriginalStack]),
-        case(
-            "Local policy without a detector: nobody is a pod",
-            &["S-081", "S-083"],
-            pod.clone(),
-        )
-        .world(World {
-            detector: Detector::None,
-            ..world(Role::RemoteBackend)
-        })
-        .dropped(NoLocalEndpoint),
         case(
             "Local policy: a pod uses all endpoints, without SNAT",
             &["S-081"],

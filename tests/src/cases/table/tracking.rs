@@ -21,6 +21,7 @@ pub fn cases() -> Vec<Case> {
         stays(),
         expired(),
         clashes(),
+        clashes_of_processes(),
         clashes_with_closed(),
         snat_ports(),
     ]
@@ -455,7 +456,6 @@ fn expired() -> Vec<Case> {
 
 fn clashes() -> Vec<Case> {
     let other = (Role::ClusterIp, 81);
-    let process = syn((Role::Node, CLIENT_PORT), VIP);
     let packet = syn(POD_AT, VIP);
     vec![
         case(
@@ -499,8 +499,14 @@ fn clashes() -> Vec<Case> {
         .ingress(BRIDGE)
         .flow(stack((Role::BridgedPod, CLIENT_PORT), VIP, LOCAL_AT))
         .left_alone(NotFrontend),
+    ]
+}
+
+fn clashes_of_processes() -> Vec<Case> {
+    let process = syn((Role::Node, CLIENT_PORT), VIP);
+    vec![
         case(
-            "the same for a process of the node",
+            "a process's connection to the backend itself, from the port of a flow to it",
             &["S-099"],
             syn((Role::Node, CLIENT_PORT), REMOTE_AT),
         )
