@@ -6,6 +6,7 @@ use proxy_common::{Connection, Counter, FrontendCounts, NextHop, protocol};
 use proxy_ebpf::{Hook, V4, V6, Verdict};
 use tests::cases::build::internet_checksum;
 use tests::cases::host::HostEnvironment;
+use tests::cases::packets::mac_of;
 use tests::cases::table::table;
 use tests::cases::world::{
     Binding, CLIENT_PORT, CaseFamily, NODE_PORT, PORT, ROUTER_MAC, Role, SNAT_PORT, TARGET, UPLINK,
@@ -79,6 +80,8 @@ fn next_hop_of_a_flow<F: CaseFamily>() {
         let outcome = xdp::send(&case, &tables, host::NOW);
         assert_eq!(outcome.verdict, Verdict::Redirect(UPLINK), "{next_hops}");
         assert_eq!(outcome.bytes[..6], dst, "{next_hops}");
+        let src = if dst == OLD { OLD } else { mac_of(UPLINK) };
+        assert_eq!(outcome.bytes[6..12], src, "{next_hops}");
         let written = tables.written.borrow();
         let knows = |entry: &&Connection<F::Addr>| {
             entry.next_hop.dst == dst && entry.next_hops == next_hops as u8
@@ -128,8 +131,19 @@ fn xdp_and_unfinished_checksums<F: CaseFamily>() {
         };
         let mut partial = whole.clone();
         partial[l4 + at..][..unfinished.len()].copy_from_slice(&unfinished);
-        for (bytes, verdict) in [(whole, Verdict::Redirect(UPLINK)), (partial, Verdict::Pass)] {
+        let rows = [(whole, Verdict::Redirect(UPLINK)), (partial, Verdict::Pass)];
+        // Where the next hop is known the packet takes the short way.
+        for ((bytes, verdict), is_known) in rows
+            .into_iter()
+            .flat_map(|row| [(row.clone(), false), (row, true)])
+        {
             let tables = case.world.tables::<F>(1, host::NOW);
+            for entry in tables.written.borrow_mut().flows.values_mut() {
+                if is_known {
+                    entry.next_hop.dst = ROUTER_MAC;
+                    entry.next_hop.src = mac_of(UPLINK);
+                }
+            }
             let env = HostEnvironment::new(&case.world, Hook::Xdp, UPLINK, host::NOW);
             let outcome = host::send(&tables, &env, bytes.clone(), 0);
             assert_eq!(outcome.verdict, verdict, "{protocol} over {}", F::NAME);

@@ -411,6 +411,11 @@ fn expired() -> Vec<Case> {
         )
         .flow(pod_flow().closed(FIN_ORIGINAL | FIN_REPLY).idle(121))
         .answered(reset_of(&data), RejectMidStream),
+        case("a datagram of a UDP stream", &["S-122"], datagram.clone())
+            .world(remote())
+            .flow(idle(0).udp())
+            .passed(datagram.clone().dst(LOCAL_AT), &[OriginalStack])
+            .leaves(&[pod_flow().udp()]),
         case(
             "a UDP stream lives longer than a question",
             &["S-122"],
