@@ -20,6 +20,7 @@ pub fn cases() -> Vec<Case> {
         anew(),
         stays(),
         expired(),
+        streams(),
         clashes(),
         clashes_of_processes(),
         clashes_with_closed(),
@@ -385,6 +386,35 @@ fn stays() -> Vec<Case> {
     ]
 }
 
+fn streams() -> Vec<Case> {
+    let remote = || with_backend(Role::RemoteBackend);
+    let datagram = udp(POD_AT, VIP);
+    let idle = |idle_secs| pod_flow().idle(idle_secs);
+    vec![
+        case("a datagram of a UDP stream", &["S-122"], datagram.clone())
+            .world(remote())
+            .flow(idle(0).udp())
+            .passed(datagram.clone().dst(LOCAL_AT), &[OriginalStack])
+            .leaves(&[pod_flow().udp()]),
+        case(
+            "a UDP stream lives longer than a question",
+            &["S-122"],
+            datagram.clone(),
+        )
+        .world(remote())
+        .flow(idle(120 + RENEWAL_LAG_SECS).udp())
+        .passed(datagram.clone().dst(LOCAL_AT), &[OriginalStack]),
+        case(
+            "a UDP stream idle for too long is decided anew",
+            &["S-122"],
+            datagram.clone(),
+        )
+        .world(remote())
+        .flow(idle(121 + RENEWAL_LAG_SECS).udp())
+        .passed(datagram.clone().dst(REMOTE_AT), &[NewFlow, OriginalStack]),
+    ]
+}
+
 fn expired() -> Vec<Case> {
     let remote = || with_backend(Role::RemoteBackend);
     let packet = syn(POD_AT, VIP);
@@ -411,27 +441,6 @@ fn expired() -> Vec<Case> {
         )
         .flow(pod_flow().closed(FIN_ORIGINAL | FIN_REPLY).idle(121))
         .answered(reset_of(&data), RejectMidStream),
-        case("a datagram of a UDP stream", &["S-122"], datagram.clone())
-            .world(remote())
-            .flow(idle(0).udp())
-            .passed(datagram.clone().dst(LOCAL_AT), &[OriginalStack])
-            .leaves(&[pod_flow().udp()]),
-        case(
-            "a UDP stream lives longer than a question",
-            &["S-122"],
-            datagram.clone(),
-        )
-        .world(remote())
-        .flow(idle(120 + RENEWAL_LAG_SECS).udp())
-        .passed(datagram.clone().dst(LOCAL_AT), &[OriginalStack]),
-        case(
-            "a UDP stream idle for too long is decided anew",
-            &["S-122"],
-            datagram.clone(),
-        )
-        .world(remote())
-        .flow(idle(121 + RENEWAL_LAG_SECS).udp())
-        .passed(datagram.clone().dst(REMOTE_AT), &[NewFlow, OriginalStack]),
         case(
             "a UDP flow without replies expires sooner",
             &["S-122"],
