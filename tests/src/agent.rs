@@ -19,7 +19,7 @@ use crate::topology::addresses::{PODS4, PODS6};
 use crate::topology::{Cluster, Node, Seen};
 
 /// How long an agent may take to be ready, with both cores busy.
-const READY: Duration = Duration::from_secs(60);
+const READY: Duration = Duration::from_secs(300);
 /// How much of the log is shown after a failure.
 const LOG_LINES: usize = 60;
 
