@@ -154,10 +154,10 @@ fn both_entries_are_renewed<F: CaseFamily>() {
     let reply = |sent: &mut Sent<F>| {
         let mut written = sent.tables.written.borrow_mut();
         let is_reply = |entry: &Connection<F::Addr>| entry.flags & flags::REPLY != 0;
-        let mut flows = written.flows.iter();
-        let found = flows.find(|(_, entry)| is_reply(entry));
-        let found = found.map(|(key, entry)| (*key, *entry));
-        found.map(|(key, entry)| (written.flows.remove(&key), entry.last_seen_secs).1)
+        let key = written.flows.iter().find(|(_, entry)| is_reply(entry));
+        let key = *key?.0;
+        let entry = written.flows.remove(&key)?;
+        Some(entry.last_seen_secs)
     };
     assert_eq!(reply(&mut sent), Some(host::NOW + start));
     for secs in start + 1..start + RENEWAL_SECS {

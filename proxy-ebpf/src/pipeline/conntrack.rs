@@ -80,7 +80,8 @@ pub fn track<F: Family, T: Tables<F>>(
     if is_related {
         return Tracked::Related;
     }
-    if is_told(tables, headers, &entries.connection, table, now) {
+    let connection = &entries.connection;
+    if now == connection.last_seen_secs && tells_nothing(tables, headers, connection, table, now) {
         Tracked::Known
     } else {
         Tracked::Stale
@@ -137,19 +138,7 @@ pub fn count<F: Family, T: Tables<F>>(tables: &T, entries: &mut Entries<F>) {
     }
 }
 
-/// True if the packet tells nothing that its entry in `table` does not say.
-#[inline(always)]
-fn is_told<F: Family, T: Tables<F>>(
-    tables: &T,
-    headers: &Headers<F>,
-    connection: &Connection<F::Addr>,
-    table: FlowTable,
-    now: u32,
-) -> bool {
-    now == connection.last_seen_secs && tells_nothing(tables, headers, connection, table, now)
-}
-
-/// The same, whenever the connection was last seen.
+/// True if the packet tells nothing that its entry in `table` does not say, but when it was seen.
 #[inline(always)]
 fn tells_nothing<F: Family, T: Tables<F>>(
     tables: &T,
